@@ -1,0 +1,6 @@
+"""What serves the tokens: HTTP/1.1 client, wire knowledge of OpenAI-style APIs and Parrot, the embedded engine.
+
+May import traces. May not know: proxy, loadgen, energy.
+"""
+
+JOULEGRAPH_PACKAGE = "engines"

@@ -1,0 +1,6 @@
+"""Observe and tag: an asyncio reverse proxy that never changes a byte of a stream.
+
+May import traces and engines. May not know: loadgen, energy.
+"""
+
+JOULEGRAPH_PACKAGE = "proxy"

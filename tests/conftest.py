@@ -1,0 +1,19 @@
+"""Fixtures every package's tests share: recorded real data (skipped with a reason where absent)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The recorded real data beside the project (JOULEGRAPH_DATA, else ../shared/data)."""
+    path = Path(os.environ.get("JOULEGRAPH_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"recorded data not found at {path}; set JOULEGRAPH_DATA to run this test")
+    return path

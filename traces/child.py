@@ -1,0 +1,55 @@
+"""Child processes that never outlive their parent: each holds a pipe from it; its end means "close and leave".
+
+A kill -9 of the parent closes the pipe, so the child sees the end within a moment, closes its journal, restores what it
+turned, and exits. `target` must be a module-level function `target(lifeline, *args)`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from threading import Thread
+from typing import Any
+
+
+@dataclass
+class Child:
+    """A spawned process and our end of its lifeline."""
+
+    process: SpawnProcess
+    lifeline: Connection
+
+    def stop(self, timeout_s: float = 10.0) -> int | None:
+        """Close the lifeline, wait for the child to leave by itself; kill it past the timeout. Exit code."""
+        self.lifeline.close()
+        self.process.join(timeout_s)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        return self.process.exitcode
+
+
+def spawn(target: Callable[..., None], *args: Any, name: str) -> Child:
+    """Start `target(lifeline, *args)` in a fresh interpreter."""
+    context = multiprocessing.get_context("spawn")
+    child_end, parent_end = context.Pipe(duplex=True)
+    process = context.Process(target=target, args=(child_end, *args), name=name, daemon=False)
+    process.start()
+    child_end.close()
+    return Child(process, parent_end)
+
+
+def on_lifeline_end(lifeline: Connection, then: Callable[[], None]) -> None:
+    """Call `then` (from a daemon thread) once the parent closed its end or died."""
+
+    def watch() -> None:
+        try:
+            while True:
+                lifeline.recv_bytes()
+        except (EOFError, OSError):
+            then()
+
+    Thread(target=watch, name="lifeline", daemon=True).start()
