@@ -100,7 +100,7 @@ class StatusReader:
                     buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise UserError(f"{source}: no status page there ({error}); is the part running?") from error
-        words = memoryview(buffer).cast("q")
+        words = memoryview(buffer)[: len(buffer) // 8 * 8].cast("q")
         if len(words) < _HEAD or words[0] != MAGIC:
             raise UserError(f"{source}: not a status page; is it from this version?")
         count, length = words[2], words[3]

@@ -1,0 +1,55 @@
+"""The command line is quick, imports nothing heavy for --help, and speaks in sentences."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from joulegraph import cli
+from joulegraph.__main__ import foreign_package
+
+HEAVY = ("aiohttp", "rich", "numpy", "uvloop", "scipy", "pyarrow", "matplotlib")
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from joulegraph.cli import run; run(['--help']); "
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = python(code)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert "usage: joulegraph COMMAND" in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_explains_itself_without_heavy_imports(name: str) -> None:
+    code = (
+        "import sys, contextlib\nfrom joulegraph.cli import run\n"
+        f"with contextlib.suppress(SystemExit): run([{name!r}, '--help'])\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = python(code)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert f"usage: joulegraph {name}" in done.stdout
+
+
+def test_unknown_command_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["dmeo"]) == 2
+    assert "unknown command 'dmeo'" in capsys.readouterr().err
+    assert cli.run([]) == 2
+
+
+def test_no_package_of_ours_is_shadowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert foreign_package() is None
+    module = importlib.import_module("proxy")
+    monkeypatch.setattr(module, "JOULEGRAPH_PACKAGE", "other")
+    found = foreign_package()
+    assert found is not None
+    assert found.startswith("proxy (")
