@@ -179,6 +179,21 @@ class SensorInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceState:
+    """power.<host>.jsonl, kind "state": clocks, temperature and throttle reasons beside the power of one device."""
+
+    source: str
+    """device, e.g. nvml.gpu0"""
+    t_ns: int
+    sm_mhz: int | None = None
+    mem_mhz: int | None = None
+    temp_c: int | None = None
+    throttle: int | None = None
+    """NVML clocks event reasons, a bit mask as read"""
+    kind: str = "state"
+
+
+@dataclass(frozen=True, slots=True)
 class PowerEvent:
     """power.<host>.jsonl, kind "heartbeat" | "gap" | "reset" | "lost" | "anchor": what the sampler says of itself."""
 
