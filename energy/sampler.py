@@ -1,0 +1,275 @@
+"""The sampler's decisions: which source is due, what was missed, what a counter that goes backwards means.
+
+`tick(now_ns)` reads what is due and returns the next deadline; deadlines are absolute, equal samples are never dropped,
+and whatever the sampler could not see it says in the journal (gap, reset, lost, heartbeat, anchor).
+May not know: threads, processes, files; clocks come in as arguments, so it runs in virtual time as it does in real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from energy.source import Missing, Source
+from traces.records import PowerEvent, PowerSample, SensorInfo
+from traces.seams import NowNs
+from traces.status import HISTOGRAM_BUCKETS, StatusPage, bucket, percentile_ns
+
+HEARTBEAT_NS = 1_000_000_000
+ANCHOR_NS = 10_000_000_000
+GAP_PERIODS = 3
+LOST_AFTER = 3
+RETRY_NS = 1_000_000_000
+MAX_WATTS = {"cpu": 1_000, "core": 1_000, "uncore": 1_000, "dram": 1_000, "gpu": 3_000, "hbm": 3_000}
+MAX_WATTS_OTHER = 20_000
+"""No single device draws more: a counter step beyond it is a reset, a gap that could hide a whole wrap is a break."""
+Write = Callable[[Any], None]
+
+
+class Superseded(Exception):
+    """A read returned after the watchdog gave it up; the thread that made it must leave the sampler alone."""
+
+
+@dataclass
+class _Sensor:
+    """What the sampler remembers of one sensor."""
+
+    info: SensorInfo
+    last: PowerSample | None = None
+    """last good sample"""
+    failures: int = 0
+    lost: bool = False
+
+
+@dataclass
+class _Plan:
+    """One source and its absolute deadline."""
+
+    source: Source
+    due_ns: int
+    sensors: dict[str, _Sensor]
+    read_ns: int | None = None
+    """end of the last read"""
+    stuck: bool = False
+
+
+@dataclass
+class Totals:
+    """What the sampler did so far."""
+
+    ticks: int = 0
+    missed: int = 0
+    gaps: int = 0
+    resets: int = 0
+    lost: int = 0
+    lateness: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BUCKETS)
+
+    def late_ns(self, q: float) -> int | None:
+        """Quantile of the lateness of reads, from the histogram (upper edge of its bucket)."""
+        return percentile_ns(self.lateness, q)
+
+
+def unjoinable(before: PowerSample, after: PowerSample, info: SensorInfo) -> str | None:
+    """Why the energy between two readings of a counter cannot be known (reset, or a gap beyond one wrap), or None.
+
+    None means the step is `after - before`, plus wraps_at where that is negative.
+    """
+    if info.reading != "counter" or before.value is None or after.value is None:
+        return None
+    step_uj, most_uj = after.value - before.value, _most_uj(before, after, info)
+    if info.wraps_at is None:
+        return (
+            f"the counter went back from {before.value} to {after.value} uJ (driver reload?)" if step_uj < 0 else None
+        )
+    if most_uj >= info.wraps_at:
+        return f"{(after.t0_ns - before.t1_ns) / 1e9:.0f} s without a reading could hide a wrap of {info.wraps_at} uJ"
+    if step_uj < 0 and step_uj + info.wraps_at > most_uj:
+        return f"the counter went back from {before.value} to {after.value} uJ, too far for a wrap"
+    return None
+
+
+def _most_uj(before: PowerSample, after: PowerSample, info: SensorInfo) -> int:
+    """The most energy the device can have drawn between two readings (one update period of slack)."""
+    span_ns = after.t1_ns - before.t0_ns + (info.period_ns or 0)
+    return MAX_WATTS.get(info.domain, MAX_WATTS_OTHER) * span_ns // 1000
+
+
+class Sampler:
+    """Reads sources at their own absolute deadlines and writes what they show.
+
+    clock: stamps (None: the `now_ns` of tick, for virtual time); cpu_clock, wall_clock: for heartbeats and anchors.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[Source],
+        write: Write,
+        *,
+        clock: NowNs | None = None,
+        cpu_clock: NowNs | None = None,
+        wall_clock: NowNs | None = None,
+        status: StatusPage | None = None,
+        missing: Iterable[Missing] = (),
+    ) -> None:
+        self._sources = sorted(sources, key=lambda source: source.poll_ns)
+        self._write = write
+        self._clock = clock
+        self._cpu_clock = cpu_clock
+        self._wall_clock = wall_clock
+        self._status = status
+        self._missing = list(missing)
+        self._plans: list[_Plan] = []
+        self._lock = Lock()
+        self._in_call: tuple[_Plan, int] | None = None
+        self._late: list[int] = []
+        self._beat_ns = self._anchor_ns = 0
+        self.totals = Totals()
+
+    def status_names(self) -> list[str]:
+        """Slots this sampler fills on a status page."""
+        return status_names(info for source in self._sources for info in source.infos)
+
+    def start(self, now_ns: int) -> None:
+        """Describe every sensor in the journal and set the first deadlines; tick does it by itself when not called."""
+        for source in self._sources:
+            for info in source.infos:
+                self._write(info)
+            sensors = {info.source: _Sensor(info) for info in source.infos}
+            self._plans.append(_Plan(source, now_ns, sensors))
+        for missing in self._missing:
+            self._write(PowerEvent("lost", now_ns, source=missing.sensor, why=missing.sentence()))
+        self._missing = []
+        self._beat_ns = now_ns
+        self._heartbeat(now_ns)
+        self._anchor(now_ns)
+
+    def tick(self, now_ns: int) -> int:
+        """Read everything due at now_ns; the next deadline. Raises Superseded in a thread that was given up."""
+        if not self._anchor_ns:
+            self.start(now_ns)
+        clock = self._clock or (lambda: now_ns)
+        for plan in self._plans:
+            if plan.due_ns <= now_ns and not plan.stuck:
+                self._read(plan, clock)
+        if now_ns >= self._beat_ns:
+            self._heartbeat(now_ns)
+        if now_ns >= self._anchor_ns:
+            self._anchor(now_ns)
+        return min([self._beat_ns, *(plan.due_ns for plan in self._plans if not plan.stuck)])
+
+    def stop(self, now_ns: int) -> None:
+        """Last heartbeat and anchor."""
+        if self._anchor_ns:
+            self._heartbeat(now_ns)
+            self._anchor(now_ns)
+
+    def give_up(self, now_ns: int, limit_ns: int) -> str | None:
+        """Watchdog, from another thread: leave a call that has not returned for limit_ns behind; its source's name.
+
+        After a name the calling thread of that read is lost until it returns; go on ticking in a new one.
+        """
+        with self._lock:
+            if self._in_call is None or now_ns - self._in_call[1] < limit_ns:
+                return None
+            plan, since = self._in_call
+            self._in_call = None
+            plan.stuck = True
+        self.totals.lost += 1
+        why = f"the call has not returned for {(now_ns - since) / 1e9:.1f} s"
+        for sensor in plan.sensors.values():
+            sensor.lost = True
+            self._write(PowerEvent("lost", since, source=sensor.info.source, why=why))
+        return plan.source.name
+
+    def _read(self, plan: _Plan, clock: NowNs) -> None:
+        began = clock()
+        late = max(0, began - plan.due_ns)
+        skipped = late // plan.source.poll_ns
+        self._note(skipped, late)
+        plan.due_ns += (skipped + 1) * plan.source.poll_ns
+        with self._lock:
+            self._in_call = (plan, began)
+        readings = plan.source.read(clock)
+        with self._lock:
+            if plan.stuck:
+                plan.stuck = False
+                plan.due_ns = clock()
+                raise Superseded
+            self._in_call = None
+        if plan.read_ns is not None and began - plan.read_ns > GAP_PERIODS * plan.source.poll_ns:
+            self._gap(plan, plan.read_ns, began, f"{skipped} deadlines missed" if skipped else "not read in time")
+        plan.read_ns = clock()
+        for reading in readings:
+            self._write(reading)
+            if isinstance(reading, PowerSample):
+                self._judge(plan, plan.sensors[reading.source], reading)
+
+    def _note(self, skipped: int, late_ns: int) -> None:
+        self.totals.ticks += 1
+        self.totals.missed += skipped
+        self.totals.lateness[bucket(late_ns)] += 1
+        self._late.append(late_ns)
+
+    def _judge(self, plan: _Plan, sensor: _Sensor, sample: PowerSample) -> None:
+        """Tell losses, returns and resets; show the value."""
+        if sample.value is None:
+            sensor.failures += 1
+            if sensor.failures == LOST_AFTER and not sensor.lost:
+                sensor.lost = True
+                self.totals.lost += 1
+                self._write(PowerEvent("lost", sample.t0_ns, source=sample.source, why=sample.why))
+            if all(s.lost for s in plan.sensors.values()):
+                plan.due_ns = max(plan.due_ns, sample.t1_ns + RETRY_NS)
+            return
+        if sensor.lost and sensor.last is not None:
+            self._event("gap", sensor, sensor.last.t1_ns, sample.t0_ns, "the sensor was lost and came back")
+        sensor.failures, sensor.lost = 0, False
+        if sensor.last is not None and (why := unjoinable(sensor.last, sample, sensor.info)):
+            self.totals.resets += 1
+            self._write(PowerEvent("reset", sensor.last.t1_ns, sample.source, sample.t0_ns, why=why))
+        sensor.last = sample
+        if self._status is not None:
+            self._status.set_group({f"{sample.source}.value": sample.value, f"{sample.source}.t_ns": sample.t1_ns})
+
+    def _gap(self, plan: _Plan, since_ns: int, until_ns: int, why: str) -> None:
+        for sensor in plan.sensors.values():
+            if not sensor.lost:
+                self._event("gap", sensor, since_ns, until_ns, why)
+
+    def _event(self, kind: Any, sensor: _Sensor, since_ns: int, until_ns: int, why: str) -> None:
+        self.totals.gaps += 1
+        self._write(PowerEvent(kind, since_ns, sensor.info.source, until_ns, why=why))
+
+    def _heartbeat(self, now_ns: int) -> None:
+        late = sorted(self._late)
+        p99 = late[min(len(late) - 1, int(len(late) * 0.99))] if late else None
+        cpu_ns = self._cpu_clock() if self._cpu_clock else None
+        totals = self.totals
+        self._write(
+            PowerEvent("heartbeat", now_ns, ticks=totals.ticks, missed=totals.missed, late_p99_ns=p99, cpu_ns=cpu_ns)
+        )
+        self._late.clear()
+        self._beat_ns += HEARTBEAT_NS * (1 + max(0, now_ns - self._beat_ns) // HEARTBEAT_NS)
+        if self._status is not None:
+            self._status.set_group({"ticks": totals.ticks, "missed": totals.missed, "cpu_ns": cpu_ns or 0})
+
+    def _anchor(self, now_ns: int) -> None:
+        """A (monotonic, wall) pair: the tightest of three brackets."""
+        self._anchor_ns = now_ns + ANCHOR_NS
+        if self._wall_clock is None:
+            return
+        clock = self._clock or (lambda: now_ns)
+        pairs = []
+        for _ in range(3):
+            before, wall, after = clock(), self._wall_clock(), clock()
+            pairs.append((after - before, (before + after) // 2, wall))
+        _, mono, wall = min(pairs)
+        self._write(PowerEvent("anchor", mono, wall_ns=wall))
+
+
+def status_names(infos: Iterable[SensorInfo]) -> list[str]:
+    """Slots of a sampler's status page: its own figures and each sensor's last value."""
+    own = ["ticks", "missed", "cpu_ns"]
+    return own + [f"{info.source}.{what}" for info in infos for what in ("value", "t_ns")]

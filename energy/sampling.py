@@ -1,0 +1,230 @@
+"""The sampler's shell: which sources to look for, the thread that ticks, the watchdog, and the process around both.
+
+The thread sleeps to absolute deadlines in a process of its own, because a saturated event loop starves a thread beside
+it for seconds. The watchdog (main thread) leaves a driver call that hangs behind and goes on with a new thread.
+May not know: what readings mean.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import orjson
+
+from energy import nvml, powercap
+from energy.recorded import recorded_file
+from energy.sampler import Sampler, Superseded, Totals, status_names
+from energy.simulated import simulated_sources
+from energy.source import Found, Missing
+from traces.child import Child, on_lifeline_end, spawn
+from traces.errors import UserError
+from traces.journal import JournalWriter, QueuedWriter
+from traces.records import SensorInfo, from_row
+from traces.seams import NowNs
+from traces.status import StatusPage, StatusReader
+
+HANG_NS = 500_000_000
+_WATCH_S = 0.25
+_READY_S = 30.0
+_NICE = -5
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """What one sampler process does. sources: "nvml", "rapl", "simulated:PAGE", "recorded:JOURNAL" ..."""
+
+    journal: str
+    """path of power.<host>.jsonl"""
+    sources: tuple[str, ...] = ("nvml", "rapl")
+    status: str | None = None
+    """path of the status page to create"""
+    poll_ns: int = 20_000_000
+    """instantaneous power and RAPL; counters and rings have their own periods"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What the process says once it samples."""
+
+    sensors: list[SensorInfo]
+    missing: list[Missing]
+    nice: int
+
+
+def find_sources(names: tuple[str, ...], poll_ns: int = 20_000_000, now_ns: NowNs = time.monotonic_ns) -> Found:
+    """Look for the named sources. UserError for a name that is none; what is not there is in `missing`."""
+    found = Found()
+    for name in names:
+        kind, _, where = name.partition(":")
+        finder = FINDERS.get(kind)
+        if finder is None:
+            raise UserError(f"--sources {name!r}: no such source; choose from {', '.join(FINDERS)}")
+        found.extend(finder(where, poll_ns, now_ns))
+    return found
+
+
+def _simulated(where: str, poll_ns: int, now_ns: NowNs) -> Found:
+    sources = simulated_sources(StatusReader(Path(where)))
+    return Found(sources) if sources else Found(missing=[Missing("simulated", f"{where} shows no sensor", None)])
+
+
+Finder = Callable[[str, int, NowNs], Found]
+FINDERS: dict[str, Finder] = {
+    "nvml": lambda where, poll_ns, now_ns: nvml.find(now_ns, poll_ns=poll_ns),
+    "rapl": lambda where, poll_ns, now_ns: powercap.find(
+        settle=lambda: time.sleep(0.02), root=Path(where) if where else powercap.ROOT, poll_ns=poll_ns
+    ),
+    "simulated": _simulated,
+    "recorded": lambda where, poll_ns, now_ns: Found(recorded_file(Path(where))),
+}
+
+
+class SamplerThread:
+    """A sampler ticking in a thread, and the watchdog that replaces the thread when a driver call hangs."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        now_ns: NowNs = time.monotonic_ns,
+        hang_ns: int = HANG_NS,
+        watch_s: float = _WATCH_S,
+    ) -> None:
+        self.sampler = sampler
+        self.error: BaseException | None = None
+        """a bug that ended the thread"""
+        self._now_ns = now_ns
+        self._hang_ns = hang_ns
+        self._watch_s = watch_s
+        self._stop = Event()
+        self._thread = self._spawn()
+
+    def _spawn(self) -> Thread:
+        thread = Thread(target=self._run, name="sampler", daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                due_ns = self.sampler.tick(self._now_ns())
+                while (left := due_ns - self._now_ns()) > 0 and not self._stop.wait(left / 1e9):
+                    pass
+        except Superseded:
+            pass
+        except BaseException as error:  # noqa: BLE001  kept for the owner, who raises it in its own thread
+            self.error = error
+            self._stop.set()
+
+    def watch(self, stop: Event) -> None:
+        """Block until `stop`, replacing the thread whenever a call hangs. Raises what ended the thread."""
+        while not stop.wait(self._watch_s) and not self._stop.is_set():
+            self.check()
+        self.close()
+
+    def check(self) -> str | None:
+        """One look of the watchdog: the name of a source that was left behind, if any."""
+        name = self.sampler.give_up(self._now_ns(), self._hang_ns)
+        if name is not None:
+            self._thread = self._spawn()
+        return name
+
+    def close(self) -> None:
+        """Stop ticking (a hung call is left behind), write the last heartbeat."""
+        self._stop.set()
+        self._thread.join(timeout=self._hang_ns / 1e9 + 0.5)
+        if self.error is not None:
+            raise self.error
+        self.sampler.stop(self._now_ns())
+
+
+def run_thread(sampler: Sampler, stop: Event, *, now_ns: NowNs = time.monotonic_ns) -> Totals:
+    """Sample until `stop` is set; the calling thread is the watchdog."""
+    SamplerThread(sampler, now_ns=now_ns).watch(stop)
+    return sampler.totals
+
+
+def sampler_process(lifeline: Connection, config: SamplerConfig) -> None:
+    """Entry of the sampler's own process (for traces.child.spawn). Ends when the lifeline does, or at SIGTERM.
+
+    Sends one JSON message once it samples ({"sensors", "missing", "nice"}), or {"error"} when it cannot.
+    """
+    stop = Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    on_lifeline_end(lifeline, stop.set)
+    nice = _be_nice()
+    try:
+        found = find_sources(config.sources, config.poll_ns)
+        now = time.monotonic_ns()
+        journal = JournalWriter(Path(config.journal), "power", mono_ns=now, wall_ns=time.time_ns())
+        infos = found.infos()
+        page = StatusPage(status_names(infos), Path(config.status)) if config.status else None
+    except UserError as error:
+        _say(lifeline, {"error": str(error)})
+        return
+    writer = QueuedWriter(journal, every_s=0.5)
+    sampler = make_sampler(found, writer.put, page)
+    thread = SamplerThread(sampler)
+    _say(lifeline, {"sensors": infos, "missing": found.missing, "nice": nice})
+    try:
+        thread.watch(stop)
+    finally:
+        writer.close()
+    os._exit(0)  # a thread that hangs in a driver call must not hold the process
+
+
+def make_sampler(found: Found, write: Callable[[Any], None], page: StatusPage | None = None) -> Sampler:
+    """A sampler on the real clocks."""
+    return Sampler(
+        found.sources,
+        write,
+        clock=time.monotonic_ns,
+        cpu_clock=time.process_time_ns,
+        wall_clock=time.time_ns,
+        status=page,
+        missing=found.missing,
+    )
+
+
+def start_sampler(config: SamplerConfig, *, timeout_s: float = _READY_S) -> tuple[Child, Ready]:
+    """Spawn the process and wait until it samples. UserError with its sentence when it cannot."""
+    child = spawn(sampler_process, config, name="sampler")
+    try:
+        if not child.lifeline.poll(timeout_s):
+            raise UserError(f"the sampler did not start within {timeout_s:.0f} s; try joulegraph doctor")
+        said = orjson.loads(child.lifeline.recv_bytes())
+    except EOFError:
+        child.stop()
+        raise UserError("the sampler ended before it began; try joulegraph doctor") from None
+    except BaseException:
+        child.stop(1.0)
+        raise
+    if "error" in said:
+        child.stop()
+        raise UserError(said["error"])
+    sensors = [from_row(SensorInfo, row) for row in said["sensors"]]
+    return child, Ready(sensors, [Missing(**row) for row in said["missing"]], said["nice"])
+
+
+def _say(lifeline: Connection, message: dict[str, Any]) -> None:
+    try:
+        lifeline.send_bytes(orjson.dumps(message))
+    except OSError:
+        pass  # the parent is gone; the lifeline's end stops us
+
+
+def _be_nice() -> int:
+    """Ask for a little priority; without permission stay as we are."""
+    try:
+        return os.nice(_NICE)
+    except PermissionError:
+        return os.nice(0)

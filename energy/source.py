@@ -1,0 +1,72 @@
+"""What a power source is: one cheap call that yields the readings of one or more sensors, or says why it cannot.
+
+Lives here: the Protocol, and missing sensors as data (reason and remedy). A source stamps the clock before and after
+its call; the reading belongs to that interval. May not know: periods of the sampler, journals, other sources.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from traces.records import DeviceState, PowerSample, SensorInfo
+from traces.seams import NowNs
+
+Reading = PowerSample | DeviceState
+
+
+class Source(Protocol):
+    """One call into one interface (a driver, a set of files). Not thread-safe: one reader at a time."""
+
+    @property
+    def name(self) -> str:
+        """For messages: nvml.gpu0.energy, rapl, sim ..."""
+
+    @property
+    def infos(self) -> tuple[SensorInfo, ...]:
+        """The sensors this call yields; fixed for the life of the source."""
+
+    @property
+    def poll_ns(self) -> int:
+        """How often it should be read."""
+
+    def read(self, now_ns: NowNs) -> list[Reading]:
+        """Read once. A failed sensor yields a sample with value None and why; only a bug raises."""
+
+    def close(self) -> None:
+        """Give back files and handles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A sensor that cannot be read here: why, and the command or step that would grant it (None: nothing can)."""
+
+    sensor: str
+    why: str
+    remedy: str | None = None
+
+    def sentence(self) -> str:
+        """One line for tables and journals."""
+        return f"{self.why}; {self.remedy}" if self.remedy else self.why
+
+
+@dataclass
+class Found:
+    """Result of looking for sensors: what can be read, what cannot and why."""
+
+    sources: list[Source] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+
+    def infos(self) -> list[SensorInfo]:
+        """All sensors found."""
+        return [info for source in self.sources for info in source.infos]
+
+    def extend(self, other: Found) -> None:
+        """Take over another result."""
+        self.sources.extend(other.sources)
+        self.missing.extend(other.missing)
+
+    def close(self) -> None:
+        """Close every source."""
+        for source in self.sources:
+            source.close()
