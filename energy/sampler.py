@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from energy.source import Missing, Source
+from energy.source import Missing, Reading, Source
 from traces.records import PowerEvent, PowerSample, SensorInfo
 from traces.seams import NowNs
 from traces.status import HISTOGRAM_BUCKETS, StatusPage, bucket, percentile_ns
@@ -29,7 +29,11 @@ Write = Callable[[Any], None]
 
 
 class Superseded(Exception):
-    """A read returned after the watchdog gave it up; the thread that made it must leave the sampler alone."""
+    """A read returned after the watchdog gave it up; its thread may from now on tick this plan alone, nothing else."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan.source.name)
+        self.plan = plan
 
 
 @dataclass
@@ -44,7 +48,7 @@ class _Sensor:
 
 
 @dataclass
-class _Plan:
+class Plan:
     """One source and its absolute deadline."""
 
     source: Source
@@ -52,7 +56,12 @@ class _Plan:
     sensors: dict[str, _Sensor]
     read_ns: int | None = None
     """end of the last read"""
+    since_ns: int | None = None
+    """start of the call under way"""
     stuck: bool = False
+    """the call under way has been given up"""
+    alone: bool = False
+    """hung once: has a thread of its own now, so that it never holds up the others again"""
 
 
 @dataclass
@@ -120,9 +129,8 @@ class Sampler:
         self._wall_clock = wall_clock
         self._status = status
         self._missing = list(missing)
-        self._plans: list[_Plan] = []
+        self._plans: list[Plan] = []
         self._lock = Lock()
-        self._in_call: tuple[_Plan, int] | None = None
         self._late: list[int] = []
         self._beat_ns = self._anchor_ns = 0
         self.totals = Totals()
@@ -137,7 +145,7 @@ class Sampler:
             for info in source.infos:
                 self._write(info)
             sensors = {info.source: _Sensor(info) for info in source.infos}
-            self._plans.append(_Plan(source, now_ns, sensors))
+            self._plans.append(Plan(source, now_ns, sensors))
         for missing in self._missing:
             self._write(PowerEvent("lost", now_ns, source=missing.sensor, why=missing.sentence()))
         self._missing = []
@@ -149,58 +157,74 @@ class Sampler:
         """Read everything due at now_ns; the next deadline. Raises Superseded in a thread that was given up."""
         if not self._anchor_ns:
             self.start(now_ns)
-        clock = self._clock or (lambda: now_ns)
         for plan in self._plans:
-            if plan.due_ns <= now_ns and not plan.stuck:
-                self._read(plan, clock)
-        if now_ns >= self._beat_ns:
-            self._heartbeat(now_ns)
-        if now_ns >= self._anchor_ns:
-            self._anchor(now_ns)
-        return min([self._beat_ns, *(plan.due_ns for plan in self._plans if not plan.stuck)])
+            if plan.due_ns <= now_ns and not plan.alone:
+                self._read(plan, now_ns)
+        with self._lock:
+            if now_ns >= self._beat_ns:
+                self._heartbeat(now_ns)
+            if now_ns >= self._anchor_ns:
+                self._anchor(now_ns)
+        return min([self._beat_ns, *(plan.due_ns for plan in self._plans if not plan.alone)])
+
+    def tick_alone(self, plan: Plan, now_ns: int) -> int:
+        """The same for one plan that was superseded, from the thread that got Superseded."""
+        if plan.due_ns <= now_ns:
+            self._read(plan, now_ns)
+        return plan.due_ns
 
     def stop(self, now_ns: int) -> None:
         """Last heartbeat and anchor."""
-        if self._anchor_ns:
-            self._heartbeat(now_ns)
-            self._anchor(now_ns)
-
-    def give_up(self, now_ns: int, limit_ns: int) -> str | None:
-        """Watchdog, from another thread: leave a call that has not returned for limit_ns behind; its source's name.
-
-        After a name the calling thread of that read is lost until it returns; go on ticking in a new one.
-        """
         with self._lock:
-            if self._in_call is None or now_ns - self._in_call[1] < limit_ns:
-                return None
-            plan, since = self._in_call
-            self._in_call = None
-            plan.stuck = True
-        self.totals.lost += 1
-        why = f"the call has not returned for {(now_ns - since) / 1e9:.1f} s"
-        for sensor in plan.sensors.values():
-            sensor.lost = True
-            self._write(PowerEvent("lost", since, source=sensor.info.source, why=why))
-        return plan.source.name
+            if self._anchor_ns:
+                self._heartbeat(now_ns)
+                self._anchor(now_ns)
 
-    def _read(self, plan: _Plan, clock: NowNs) -> None:
+    def give_up(self, now_ns: int, limit_ns: int) -> bool:
+        """Watchdog, from another thread: declare calls that have not returned for limit_ns lost.
+
+        True when the ticking thread itself hangs: go on ticking in a new one.
+        """
+        replace = False
+        with self._lock:
+            for plan in self._plans:
+                if plan.since_ns is None or plan.stuck or now_ns - plan.since_ns < limit_ns:
+                    continue
+                plan.stuck = True
+                replace, plan.alone = replace or not plan.alone, True
+                self._lose(plan, plan.since_ns, f"the call has not returned for {(now_ns - plan.since_ns) / 1e9:.1f} s")
+        return replace
+
+    def _lose(self, plan: Plan, since_ns: int, why: str) -> None:
+        for sensor in plan.sensors.values():
+            if not sensor.lost:
+                sensor.lost = True
+                self.totals.lost += 1
+                self._write(PowerEvent("lost", since_ns, source=sensor.info.source, why=why))
+
+    def _read(self, plan: Plan, now_ns: int) -> None:
+        clock = self._clock or (lambda: now_ns)
         began = clock()
         late = max(0, began - plan.due_ns)
         skipped = late // plan.source.poll_ns
-        self._note(skipped, late)
         plan.due_ns += (skipped + 1) * plan.source.poll_ns
-        with self._lock:
-            self._in_call = (plan, began)
+        was_alone = plan.alone
+        plan.since_ns = began
         readings = plan.source.read(clock)
         with self._lock:
+            plan.since_ns = None
+            self._note(skipped, late)
             if plan.stuck:
                 plan.stuck = False
-                plan.due_ns = clock()
-                raise Superseded
-            self._in_call = None
+            else:
+                self._take(plan, readings, began, skipped)
+                plan.read_ns = clock()
+        if plan.alone and not was_alone:
+            raise Superseded(plan)
+
+    def _take(self, plan: Plan, readings: list[Reading], began: int, skipped: int) -> None:
         if plan.read_ns is not None and began - plan.read_ns > GAP_PERIODS * plan.source.poll_ns:
             self._gap(plan, plan.read_ns, began, f"{skipped} deadlines missed" if skipped else "not read in time")
-        plan.read_ns = clock()
         for reading in readings:
             self._write(reading)
             if isinstance(reading, PowerSample):
@@ -212,7 +236,7 @@ class Sampler:
         self.totals.lateness[bucket(late_ns)] += 1
         self._late.append(late_ns)
 
-    def _judge(self, plan: _Plan, sensor: _Sensor, sample: PowerSample) -> None:
+    def _judge(self, plan: Plan, sensor: _Sensor, sample: PowerSample) -> None:
         """Tell losses, returns and resets; show the value."""
         if sample.value is None:
             sensor.failures += 1
@@ -233,7 +257,7 @@ class Sampler:
         if self._status is not None:
             self._status.set_group({f"{sample.source}.value": sample.value, f"{sample.source}.t_ns": sample.t1_ns})
 
-    def _gap(self, plan: _Plan, since_ns: int, until_ns: int, why: str) -> None:
+    def _gap(self, plan: Plan, since_ns: int, until_ns: int, why: str) -> None:
         for sensor in plan.sensors.values():
             if not sensor.lost:
                 self._event("gap", sensor, since_ns, until_ns, why)

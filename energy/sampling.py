@@ -108,18 +108,19 @@ class SamplerThread:
         self._thread = self._spawn()
 
     def _spawn(self) -> Thread:
-        thread = Thread(target=self._run, name="sampler", daemon=True)
+        thread = Thread(target=self._run, args=(self.sampler.tick,), name="sampler", daemon=True)
         thread.start()
         return thread
 
-    def _run(self) -> None:
+    def _run(self, tick: Callable[[int], int]) -> None:
         try:
             while not self._stop.is_set():
-                due_ns = self.sampler.tick(self._now_ns())
+                due_ns = tick(self._now_ns())
                 while (left := due_ns - self._now_ns()) > 0 and not self._stop.wait(left / 1e9):
                     pass
-        except Superseded:
-            pass
+        except Superseded as superseded:
+            plan = superseded.plan
+            self._run(lambda now_ns: self.sampler.tick_alone(plan, now_ns))
         except BaseException as error:  # noqa: BLE001  kept for the owner, who raises it in its own thread
             self.error = error
             self._stop.set()
@@ -130,12 +131,12 @@ class SamplerThread:
             self.check()
         self.close()
 
-    def check(self) -> str | None:
-        """One look of the watchdog: the name of a source that was left behind, if any."""
-        name = self.sampler.give_up(self._now_ns(), self._hang_ns)
-        if name is not None:
+    def check(self) -> bool:
+        """One look of the watchdog: whether the ticking thread hung and was replaced."""
+        replace = self.sampler.give_up(self._now_ns(), self._hang_ns)
+        if replace:
             self._thread = self._spawn()
-        return name
+        return replace
 
     def close(self) -> None:
         """Stop ticking (a hung call is left behind), write the last heartbeat."""

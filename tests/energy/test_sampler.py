@@ -137,7 +137,7 @@ def test_missing_sensors_stand_in_the_journal_with_their_remedy() -> None:
     assert (lost.source, lost.why) == ("rapl", "closed; open it")
 
 
-def test_a_hanging_call_is_left_behind_and_its_return_changes_nothing() -> None:
+def test_a_hanging_call_is_left_behind_and_never_holds_up_the_others_again() -> None:
     records: list[Any] = []
     now = [0]
     hanging = FunctionSource(lambda t: t)
@@ -149,23 +149,27 @@ def test_a_hanging_call_is_left_behind_and_its_return_changes_nothing() -> None:
         """While this call hangs, the watchdog gives it up and another thread ticks on."""
         hanging._value = lambda t: t
         now[0] += S
-        assert sampler.give_up(now[0], S // 2) == "x.energy"
-        assert sampler.give_up(now[0], S // 2) is None
+        assert sampler.give_up(now[0], S // 2)
+        assert not sampler.give_up(now[0], S // 2)
         for _ in range(10):
             now[0] = sampler.tick(now[0])
         return t
 
     hanging._value = hang
-    with pytest.raises(Superseded):
+    with pytest.raises(Superseded) as caught:
         sampler.tick(now[0])
     assert len(steady.reads) > 10
     reads = len(hanging.reads)
     for _ in range(5):
         now[0] = sampler.tick(now[0])
-    assert len(hanging.reads) > reads, "polled again once its call came back"
+    assert len(hanging.reads) == reads, "the others' thread never calls it again"
+    plan = caught.value.plan
+    for _ in range(5):
+        now[0] = sampler.tick_alone(plan, now[0])
+    assert len(hanging.reads) > reads, "its own thread does"
     [lost] = [e for e in events(records, "lost") if e.source == "x.energy"]
     assert "not returned" in (lost.why or "")
-    [gap] = [e for e in events(records, "gap") if e.source == "x.energy"]
+    gap = [e for e in events(records, "gap") if e.source == "x.energy"][-1]
     assert gap.until_ns is not None
     assert gap.until_ns - gap.t_ns > S
 
