@@ -46,6 +46,8 @@ class Manifest:
     chained: bool = True
     """True when a block id implies its whole prefix."""
     block_unit: Literal["tokens", "bytes"] = "tokens"
+    ordered: bool = False
+    """The writer's promise: rows of a workflow are contiguous, workflows in order of arrival; so the file streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def node_row(node: Node, class_name: str | None = None) -> dict[str, Any]:
     for f in fields(Node):
         value = getattr(node, f.name)
         if f.name in _TIME_ROW:
-            if value is not None and (value != 0 or f.name == "arrival_ns"):
+            if value != _DEFAULTS[f.name]:  # the arrival has no default: always there
                 row[_TIME_ROW[f.name]] = value // _MS if value % _MS == 0 else value / _MS
         elif f.name == "deps":
             if value:

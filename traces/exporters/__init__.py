@@ -1,0 +1,1 @@
+"""Traces out to public formats, one module each."""

@@ -1,0 +1,61 @@
+"""Public trace formats in: one module each, found by name or by what a file looks like.
+
+Lives here: the table of formats and the choice among them. May not know: what any format means.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from traces.errors import UserError
+from traces.importers.base import Head, Imported, ImportOptions
+
+__all__ = ["FORMATS", "ImportOptions", "Imported", "detect", "open_import", "titles"]
+
+FORMATS = {
+    "joulegraph": "traces.importers.own",
+    "azure": "traces.importers.azure",
+    "mooncake": "traces.importers.mooncake",
+}
+"""Name -> module, in the order in which they are asked whether they recognise a file."""
+
+
+def _module(name: str) -> Any:
+    return import_module(FORMATS[name])
+
+
+def titles() -> dict[str, str]:
+    """Name -> one line on what the format is."""
+    return {name: str(_module(name).TITLE) for name in FORMATS}
+
+
+def detect(path: Path) -> str:
+    """The name of the format of a file or folder. UserError when none fits or it cannot be read."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file; check the path")
+    head = Head(path)
+    if not head.is_dir and path.suffix != ".parquet" and not head.lines:
+        raise UserError(f"{path}: is empty; give a trace file")
+    for name in FORMATS:
+        if _module(name).recognises(head):
+            return name
+    looks = f"CSV columns {', '.join(head.columns[:8])}" if head.columns else ""
+    if head.keys:
+        looks = f"JSON keys {', '.join(sorted(head.keys)[:8])}"
+    raise UserError(
+        f"{path}: no known trace format ({looks[:160] or 'neither JSON nor CSV'}); "
+        f"name one with --format: {', '.join(FORMATS)}"
+    )
+
+
+def open_import(path: Path, format_name: str | None = None, options: ImportOptions | None = None) -> Imported:
+    """A file of any known format as workflows by arrival. UserError when it is none, or has faults (while draining)."""
+    options = options or ImportOptions()
+    if format_name is not None and format_name not in FORMATS:
+        raise UserError(f"--format {format_name}: not known; give one of {', '.join(FORMATS)}")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; check the path")
+    imported: Imported = _module(format_name or detect(path)).read(path, options)
+    return imported.shaped(options)
