@@ -7,6 +7,7 @@ sequence got. Truth (true joules) is settled per step from those real instants.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,9 +47,12 @@ class Step:
     index: int
     replica: int
     duration_ns: int
-    work: tuple[SeqWork, ...]
+    work: Sequence[SeqWork]
+    """decodes first, then prefill chunks; made only when read (an hour of replay has millions)"""
     clock: float
     """SM clock as a share of the maximum, under the power cap"""
+    throttled: bool = False
+    """the power cap lowered the clock of this step"""
 
 
 @dataclass(frozen=True, slots=True)

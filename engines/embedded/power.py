@@ -1,0 +1,248 @@
+"""Time, clock and energy of one step, and the temperature between steps.
+
+The cost of a batch is a sum of shared parts (overhead, weight streaming, matrix products under the roof of the weight
+stream) and parts of each sequence (its tokens, its context). The clock is the highest whose step power fits under the
+cap; it and the temperature are frozen at the start of the step.
+May not know: requests, the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, exp
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.embedded.profiles import COMPONENTS, Profile, Thermal
+from engines.embedded.shapley import TokenGame
+
+F64 = NDArray[np.float64]
+_ENERGIES = (
+    "weights_j",
+    "prefill_token_j",
+    "decode_token_j",
+    "context_j",
+    "context2_j",
+    "attention_j",
+    "padding_j",
+)
+GPU = 0
+"""index of the gpu in per-component arrays"""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a step computes, in numbers: `decodes` sequences of one token that read decode_context tokens in all, and
+    prefill chunks of (tokens, context present before them)."""
+
+    decodes: int
+    decode_context: int
+    chunks: tuple[tuple[int, int], ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.decodes + sum(n for n, _ in self.chunks)
+
+    @property
+    def context(self) -> int:
+        """Context tokens read from memory."""
+        return self.decode_context + sum(c for _, c in self.chunks)
+
+    @property
+    def sequences(self) -> int:
+        return self.decodes + len(self.chunks)
+
+    @property
+    def attention(self) -> float:
+        """Prefill token x context pairs."""
+        return sum(n * (c + n / 2) for n, c in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Every constant at one clock and temperature; energies in J, shape (components,); frozen for a step."""
+
+    clock: float
+    static_w: F64
+    """power while busy that only time costs"""
+    fixed_s: float
+    token_s: float
+    sequence_s: float
+    context_s: float
+    attention_s: float
+    weights_j: F64
+    prefill_j: F64
+    decode_j: F64
+    context_j: F64
+    context2_j: F64
+    attention_j: F64
+    padding_j: F64
+    game: TokenGame
+    """row 0: tokens that the time behaves as more than there are; row 1: tokens of padding"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A step's modelled duration and energies above its static power."""
+
+    rates: Rates
+    seconds: float
+    dynamic_j: F64
+    throttled: bool
+
+    @property
+    def power_w(self) -> float:
+        """Mean power of the GPU group."""
+        return float(self.rates.static_w[GPU] + self.dynamic_j[GPU] / self.seconds)
+
+
+class StepModel:
+    """Costs of steps on one tensor-parallel group under one power cap (W per GPU)."""
+
+    def __init__(
+        self, profile: Profile, *, tensor_parallel: int = 1, replicas: int = 1, power_cap_w: int | None = None
+    ) -> None:
+        self.profile = profile
+        self.gpus = tensor_parallel
+        self._cap_w = None if power_cap_w is None else float(power_cap_w) * tensor_parallel
+        low, high, step = profile.min_sm_mhz, profile.max_sm_mhz, profile.sm_step_mhz
+        self._clocks = [mhz / high for mhz in range(low, high, step)] + [1.0]
+        # GPUs of the group all draw; a host's CPU and DRAM are shared by its replicas.
+        share = np.array([tensor_parallel, tensor_parallel, 1 / replicas, 1 / replicas])
+        power = [profile.power[c] for c in COMPONENTS]
+        self.idle_w: F64 = share * np.array([p.idle_w for p in power])
+        """idle power at the reference temperature, shape (components,)"""
+        self._busy_w = share * np.array([p.busy_w for p in power])
+        self._leaks = np.array([1.0, 0.0, 0.0, 0.0])
+        self._j = {name: np.array([getattr(p, name) for p in power]) for name in _ENERGIES}
+        self._at_clock = lru_cache(maxsize=256)(self._at_clock_uncached)
+
+    def leak(self, celsius: float) -> float:
+        """Factor on the GPU's static power at a temperature."""
+        thermal = self.profile.thermal
+        return max(0.5, 1.0 + thermal.leak_per_c * (celsius - thermal.ref_c))
+
+    def cost(self, batch: Batch, celsius: float) -> Cost:
+        """The step at the highest clock that the droop and the cap allow."""
+        clocks = self._clocks
+        top = len(clocks) - 1
+        best = self._cost_at(batch, clocks[top], celsius)
+        if self.profile.droop:
+            share = best.power_w / (self.profile.max_power_w * self.gpus)
+            top = self._level(1.0 - self.profile.droop * min(share, 1.0))
+            best = self._cost_at(batch, clocks[top], celsius)
+        if self._cap_w is None or best.power_w <= self._cap_w:
+            return best
+        low, high = 0, top  # invariant: level high draws too much; level low is the answer of last resort
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._cost_at(batch, clocks[middle], celsius).power_w <= self._cap_w:
+                low = middle
+            else:
+                high = middle
+        found = self._cost_at(batch, clocks[low], celsius)
+        return Cost(found.rates, found.seconds, found.dynamic_j, True)
+
+    def _level(self, clock: float) -> int:
+        below = [i for i, c in enumerate(self._clocks) if c <= clock + 1e-12]
+        return below[-1] if below else 0
+
+    def rates(self, clock: float, celsius: float) -> Rates:
+        """Constants at a clock (share of the maximum) and a temperature."""
+        r = self._at_clock(clock)
+        if not self.profile.thermal.leak_per_c:
+            return r
+        factor = 1.0 + self._leaks * (self.leak(celsius) - 1.0)
+        return Rates(
+            r.clock, r.static_w * factor, r.fixed_s, r.token_s, r.sequence_s, r.context_s, r.attention_s,
+            r.weights_j, r.prefill_j, r.decode_j, r.context_j, r.context2_j, r.attention_j, r.padding_j, r.game,
+        )  # fmt: skip
+
+    def _cost_at(self, batch: Batch, clock: float, celsius: float) -> Cost:
+        r = self.rates(clock, celsius)
+        tokens, context, attention = batch.tokens, batch.context, batch.attention
+        extra, padding = r.game.at(tokens).tolist()
+        seconds = (
+            r.fixed_s
+            + r.token_s * (tokens + extra)
+            + r.sequence_s * batch.sequences
+            + r.context_s * context
+            + r.attention_s * attention
+        )
+        dynamic = (
+            r.weights_j
+            + r.prefill_j * (tokens - batch.decodes)
+            + r.decode_j * batch.decodes
+            + r.context_j * context
+            + r.context2_j * (float(context) * context)
+            + r.attention_j * attention
+            + r.padding_j * padding
+        )
+        return Cost(r, seconds, dynamic, False)
+
+    def _at_clock_uncached(self, clock: float) -> Rates:
+        profile, times, j, gpus = self.profile, self.profile.times, self._j, self.gpus
+        volts2 = (profile.voltage_floor + (1 - profile.voltage_floor) * clock) ** 2
+        # Dynamic energy of the cores goes with V^2, of the memory not; the CPU and DRAM of the host do not follow.
+        memory = j["weights_j"][1], j["context_j"][1]
+        core = np.array([volts2, 1.0, 1.0, 1.0])
+        weights_j, context_j = j["weights_j"] * core, j["context_j"] * core
+        weights_j[GPU] += memory[0] * (1 - volts2)
+        context_j[GPU] += memory[1] * (1 - volts2)
+        reduce = profile.tensor_parallel_s if gpus > 1 else 0.0
+        token_s = times.token_s / clock / gpus + reduce * times.token_s
+        return Rates(
+            clock=clock,
+            static_w=self.idle_w + self._busy_w * np.array([clock * volts2, 1.0, 1.0, 1.0]),
+            fixed_s=times.overhead_s,
+            token_s=token_s,
+            sequence_s=times.sequence_s,
+            context_s=times.context_s / gpus,
+            attention_s=times.attention_s / clock / gpus,
+            weights_j=weights_j,
+            prefill_j=j["prefill_token_j"] * core,
+            decode_j=j["decode_token_j"] * core,
+            context_j=context_j,
+            context2_j=j["context2_j"],
+            attention_j=j["attention_j"] * core,
+            padding_j=j["padding_j"] * core,
+            game=self._game(times.weights_s / gpus / token_s),
+        )
+
+    def _game(self, roof_tokens: float) -> TokenGame:
+        """h rows for the weight roof (max(roof, padded N) - N) and for padding (padded N - N)."""
+        sizes = self.profile.graph_sizes
+        cap = max(ceil(roof_tokens), sizes[-1] if sizes else 0, 1) + 1
+        x = np.arange(cap + 1)
+        padded = x.astype(np.float64)
+        for low, size in zip((0, *sizes), sizes):
+            padded[(x > low) & (x <= size)] = size
+        h: F64 = np.stack((np.maximum(roof_tokens, padded) - x, padded - x)).astype(np.float64)
+        h[:, 0] = 0.0
+        return TokenGame(h)
+
+
+class Temperature:
+    """GPU temperature: exponential approach to what the power in force would reach."""
+
+    def __init__(self, thermal: Thermal, celsius: float) -> None:
+        self._thermal = thermal
+        self.celsius = celsius
+
+    def target(self, watts: float) -> float:
+        """Steady-state temperature at a power per GPU."""
+        return self._thermal.ambient_c + self._thermal.c_per_w * watts
+
+    def after(self, watts: float, seconds: float) -> None:
+        """Let `seconds` pass at constant power."""
+        goal = self.target(watts)
+        self.celsius = goal + (self.celsius - goal) * exp(-seconds / self._thermal.tau_s)
+
+
+def steps_of(seconds: float, longest: float) -> Sequence[float]:
+    """An idle period cut into parts short enough for the leakage to be constant in each."""
+    parts = min(64, max(1, ceil(seconds / longest)))
+    return [seconds / parts] * parts
