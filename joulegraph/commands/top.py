@@ -1,0 +1,71 @@
+"""Live view of a running replay, proxy or demo: attaches to the status pages in its run directory and only reads them.
+Ctrl-C leaves the view; the run goes on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from joulegraph.live import Watch
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("run", nargs="?", metavar="RUN_DIR", help="run directory (default: the newest under ./runs)")
+    parser.add_argument("--once", action="store_true", help="show one reading (of about a second) and leave")
+    parser.add_argument("--json", action="store_true", help="one reading as one line of JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Attach, and show until the run is over or Ctrl-C."""
+    from dataclasses import asdict
+
+    import orjson
+
+    from joulegraph.live import LiveView, Watch
+
+    path = Path(args.run) if args.run else newest(Path("runs"))
+    watch = Watch.of_run(path)
+    watch.read(time.monotonic_ns())
+    if args.json or args.once:
+        time.sleep(1.0)  # two readings make a rate
+    if args.json:
+        sys.stdout.write(orjson.dumps(asdict(watch.read(time.monotonic_ns()))).decode() + "\n")
+        return 0
+    try:
+        with LiveView(watch, file=sys.stdout) as view:
+            while not args.once and not over(path, watch):
+                view.update(time.monotonic_ns())
+                time.sleep(0.25)
+            view.update(time.monotonic_ns(), last=True)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def over(path: Path, watch: Watch) -> bool:
+    """True once every load generator says finished, or run.json no longer says running (killed and tidied up)."""
+    from traces.errors import UserError
+    from traces.rundir import RunDir
+
+    pages = watch.pages.get("loadgen") or []
+    if pages and all("finished" in p.index and p.get("finished") != 0 for p in pages):
+        return True
+    try:
+        return bool(RunDir.open(path).info.get("state", "running") != "running")
+    except UserError:
+        return False
+
+
+def newest(runs: Path) -> Path:
+    """The directory of the run started last."""
+    from traces.errors import UserError
+
+    found = [p for p in runs.iterdir() if (p / "run.json").is_file()] if runs.is_dir() else []
+    if not found:
+        raise UserError(f"{runs}: holds no run; give the run directory that replay, proxy or demo printed")
+    return max(found, key=lambda p: (p / "run.json").stat().st_mtime)
