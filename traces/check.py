@@ -54,6 +54,8 @@ class _Item:
     key: str | None
     request: str
     node: Node | None
+    stamped: bool
+    """the row states its arrival"""
 
     @property
     def root_ns(self) -> int | None:
@@ -103,7 +105,7 @@ def _items(path: Path, report: Report | None) -> Iterator[_Item]:
             report.unknown.update(raw.keys() - KNOWN_FIELDS - _EXTRA)
             for sentence in faults:
                 report.fault(sentence)
-        yield _Item(where, own, str(raw.get("request_id") or f"row{where.row}"), node)
+        yield _Item(where, own, str(raw.get("request_id") or f"row{where.row}"), node, raw.get("timestamp") is not None)
 
 
 def _parsed(raw: dict[str, Any], where: Where, known: dict[str, tuple[int, ...]]) -> tuple[Node | None, list[str]]:
@@ -129,7 +131,7 @@ def _graph_faults(group: list[_Item]) -> Iterator[str]:
                 yield item.where.fault(
                     "deps.on", dep.on, "name a request_id of the same workflow or drop the dependency"
                 )
-            elif source.node is not None and item.node is not None:
+            elif source.node is not None and item.node is not None and item.stamped:
                 yield from _late(item.where, item.node, dep, source.node)
     cycle = find_cycle(nodes)
     if cycle is not None:
@@ -138,9 +140,12 @@ def _graph_faults(group: list[_Item]) -> Iterator[str]:
 
 
 def _late(where: Where, node: Node, dep: Dep, source: Node) -> Iterator[str]:
-    """A blocking edge that the recorded times contradict: the child arrived before what it waits for."""
-    at = {"end": source.t_end_ns, "first_token": source.t_first_token_ns, "start": source.arrival_ns}[dep.anchor]
-    if dep.blocking and at is not None and node.arrival_ns and at > node.arrival_ns:
+    """A blocking edge that the recorded times contradict: the child arrived before what it waits for.
+
+    Only a recording has t_end and t_first_token; a planned child carries 0 for its arrival, so `start` needs more."""
+    started = source.arrival_ns if node.arrival_ns else None
+    at = {"end": source.t_end_ns, "first_token": source.t_first_token_ns, "start": started}[dep.anchor]
+    if dep.blocking and at is not None and at > node.arrival_ns:
         seen = f"{dep.on} ({dep.anchor} at {at / 1e6:g} ms, this row arrived at {node.arrival_ns / 1e6:g} ms)"
         yield where.fault(
             "deps.on",

@@ -31,12 +31,14 @@ def time_quantum_ms(stamps_ns: Sequence[int]) -> float | None:
     least = min(gaps)
     low = median(g for g in gaps if g <= least * (1 + 2 * _OFF))
     common = Counter(gaps).most_common(1)[0][0]
-    for quantum in sorted({low, float(common)}, reverse=True):
-        if quantum < LEAST_MS * 1e6 or not _fits(gaps, quantum):
+    for guess in sorted({low, float(common)}, reverse=True):
+        steps = sum(round(g / guess) for g in gaps)
+        quantum = sum(gaps) / steps if steps else 0.0  # the jitter of single stamps averages out
+        if quantum < LEAST_MS * 1e6 * (1 - _OFF) or not _fits(gaps, quantum):
             continue
         ties = len(stamps_ns) > len(distinct)
         if ties or any(round(g / quantum) > 1 for g in gaps):
-            return round(quantum / 1e6, 3)
+            return float(f"{quantum / 1e6:.4g}")  # the jitter lets no more digits be known
     return None
 
 
