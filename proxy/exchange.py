@@ -1,0 +1,220 @@
+"""One request's life, as events with their instants: in goes what the shells saw, out comes the RequestRecord.
+
+Lives here: the times, sizes and token counts of one exchange, and the reading of the reply's usage through
+engines.dialects. Every read is stamped by the caller before anything in it is parsed. May not know: sockets, the clock,
+journals, how bytes are relayed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from engines.dialects import EngineMetrics, Observer, Usage, observer
+from proxy.content import RequestFacts
+from proxy.heads import RequestHead
+from traces.records import Outcome, RequestRecord
+from traces.tags import Tag
+from traces.workflow import dep_row
+
+
+class Exchange:
+    """Events in, one record out. Instants are monotonic ns; None until the event happened."""
+
+    __slots__ = (
+        "_last_ns",
+        "_observer",
+        "_read_bytes",
+        "_read_dt",
+        "_read_tokens",
+        "bytes_in",
+        "error",
+        "facts",
+        "head",
+        "note",
+        "outcome",
+        "reused",
+        "status",
+        "stream",
+        "t_arrival_ns",
+        "t_body_ns",
+        "t_end_ns",
+        "t_first_byte_ns",
+        "t_first_token_ns",
+        "t_head_ns",
+        "t_last_token_ns",
+        "t_queue_ns",
+        "t_upstream_ns",
+        "tag",
+        "tokens",
+        "upstream",
+        "usage_spliced",
+    )
+
+    def __init__(self, head: RequestHead, t_arrival_ns: int, t_head_ns: int) -> None:
+        self.head = head
+        self.t_arrival_ns = t_arrival_ns
+        self.t_head_ns = t_head_ns
+        self.t_body_ns: int | None = None
+        self.t_queue_ns: int | None = None
+        self.t_upstream_ns: int | None = None
+        self.t_first_byte_ns: int | None = None
+        self.t_first_token_ns: int | None = None
+        self.t_last_token_ns: int | None = None
+        self.t_end_ns = 0
+        self.outcome: Outcome | None = None
+        self.error: str | None = None
+        self.note: str | None = None
+        self.tag: Tag | None = None
+        self.facts: RequestFacts | None = None
+        self.upstream: str | None = None
+        self.reused: bool | None = None
+        self.usage_spliced: bool | None = None
+        self.status: int | None = None
+        self.stream = False
+        self.bytes_in = 0
+        self.tokens = 0
+        self._observer: Observer | None = None
+        self._last_ns = t_arrival_ns
+        self._read_dt = array("q")
+        self._read_bytes = array("l")
+        self._read_tokens = array("l")
+
+    def body_complete(self, now_ns: int) -> None:
+        """The last byte of the request is here."""
+        self.t_body_ns = now_ns
+
+    def left_queue(self, now_ns: int) -> None:
+        """The concurrency limit let it go on."""
+        self.t_queue_ns = now_ns
+
+    def sent(self, upstream: str, reused: bool, now_ns: int) -> None:
+        """A connection to the engine stands and the request (or its start) was written to it."""
+        self.upstream, self.reused, self.t_upstream_ns = upstream, reused, now_ns
+
+    def reply(self, status: int, event_stream: bool, encoded: bool, *, keep_text: bool) -> None:
+        """The reply's head is complete."""
+        self.status = status
+        self.stream = event_stream
+        if self.head.api is None:
+            return
+        if encoded:
+            self.add_note("reply is compressed: usage not read")
+        else:
+            self._observer = observer(self.head.api, event_stream, keep_text=keep_text)
+
+    def read(self, now_ns: int, size: int, payload: bytes) -> int:
+        """One read of the reply: `size` bytes as they came, `payload` without framing. Token events in it."""
+        self._read_dt.append(now_ns - self._last_ns)
+        self._last_ns = now_ns
+        self._read_bytes.append(size)
+        tokens = 0
+        if payload and self._observer is not None:
+            tokens = self._observer.feed(payload)
+            if tokens:
+                self.tokens += tokens
+                self.t_last_token_ns = now_ns
+                if self.t_first_token_ns is None:
+                    self.t_first_token_ns = now_ns
+        self._read_tokens.append(tokens)
+        return tokens
+
+    def end(self, outcome: Outcome, now_ns: int, error: str | None = None) -> None:
+        """It is over; only the first end counts."""
+        if self.outcome is None:
+            self.outcome, self.t_end_ns, self.error = outcome, now_ns, error
+
+    def add_note(self, note: str) -> None:
+        """Say why something is missing."""
+        self.note = note if self.note is None else f"{self.note}; {note}"
+
+    @property
+    def bytes_out(self) -> int:
+        """Reply body bytes read from the engine so far, framing included."""
+        return sum(self._read_bytes)
+
+    @property
+    def read_times(self) -> array[int]:
+        """ns between the reads of the reply, the first since arrival."""
+        return self._read_dt
+
+    @property
+    def read_tokens(self) -> array[int]:
+        """Token events of each read."""
+        return self._read_tokens
+
+    def record(self) -> RequestRecord:
+        """Everything seen, once the exchange has ended."""
+        if self.outcome is None:
+            raise RuntimeError("an exchange has no record before its end")
+        seen = self._observer
+        if seen is not None:
+            seen.finish()
+            self.tokens = seen.tokens
+        head, tag, facts = self.head, self.tag or Tag(), self.facts or RequestFacts()
+        usage = seen.usage if seen is not None else Usage()
+        metrics = (seen.metrics if seen is not None else None) or EngineMetrics()
+        return RequestRecord(
+            request_id=head.request_id,
+            workflow_id=tag.workflow_id,
+            node_id=node_id(head, self.tag),
+            outcome=self.outcome,
+            t_arrival_ns=self.t_arrival_ns,
+            t_end_ns=self.t_end_ns,
+            agent_id=tag.agent_id,
+            class_name=tag.class_name,
+            deps=tuple([dep_row(d) for d in tag.parents]),
+            tag_source=tag.source,
+            session_id=tag.session_id,
+            parent_agent_id=tag.parent_agent_id,
+            method=head.method,
+            path=head.path,
+            api=head.api,
+            model=facts.model,
+            stream=facts.stream,
+            t_head_ns=self.t_head_ns,
+            t_body_ns=self.t_body_ns,
+            t_queue_ns=self.t_queue_ns,
+            t_upstream_ns=self.t_upstream_ns,
+            upstream=self.upstream,
+            upstream_reused=self.reused,
+            t_first_byte_ns=self.t_first_byte_ns,
+            t_first_token_ns=self.t_first_token_ns,
+            t_last_token_ns=self.t_last_token_ns,
+            status=self.status,
+            finish_reason=seen.finish_reason if seen is not None else None,
+            error=self.error or (seen.error if seen is not None else None),
+            response_id=seen.response_id if seen is not None else None,
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            completion_tokens=usage.completion_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            engine_queue_ns=metrics.queue_ns,
+            engine_prefill_ns=metrics.prefill_ns,
+            engine_decode_ns=metrics.decode_ns,
+            read_dt_ns=tuple(self._read_dt),
+            read_bytes=tuple(self._read_bytes),
+            read_tokens=tuple(self._read_tokens),
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            usage_spliced=self.usage_spliced,
+            note=self.note,
+            max_tokens=facts.max_tokens,
+            sampling=facts.sampling,
+            messages=facts.messages,
+            block_hashes=facts.block_hashes,
+            tool_call_ids=tuple(seen.tool_call_ids) if seen is not None else (),
+            content=self._content(facts, seen),
+        )
+
+    def _content(self, facts: RequestFacts, seen: Observer | None) -> dict[str, Any] | None:
+        if facts.content is None:
+            return None
+        return {**facts.content, "output": seen.text if seen is not None else None}
+
+
+def node_id(head: RequestHead, tag: Tag | None) -> str | None:
+    """The node a tagged request is: as it says, else its request id, so that later ones can name it as a parent."""
+    if tag is None:
+        return None
+    return tag.node_id or head.request_id

@@ -1,0 +1,146 @@
+"""What the connections of one worker share: the engines, the concurrency limit, the counters, the way to the journal.
+
+May not know: bytes on the wire, the command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.config import ProxyConfig, parse_target
+from proxy.exchange import Exchange
+from proxy.gate import Gate
+from proxy.page import Page
+from proxy.upstream import Pool
+from traces.records import RequestRecord
+from traces.seams import Connect, NowNs
+from traces.status import StatusPage
+
+if TYPE_CHECKING:
+    from proxy.front import Front
+    from proxy.relay import Relay
+
+SWEEP_S = 0.5
+
+
+class Hub:
+    """One worker's shared state. Nothing here blocks."""
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        *,
+        now_ns: NowNs,
+        connect: Connect,
+        write: Callable[[RequestRecord], None],
+        status: StatusPage | None,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.config = config
+        self.now_ns = now_ns
+        self.connect = connect
+        self.extra_paths = frozenset(config.allow)
+        self.gate: Gate[Relay] = Gate(config.max_concurrency, config.max_queue)
+        self.page = Page(status)
+        self.page.set("limit", config.max_concurrency or 0)
+        self.fronts: set[Front] = set()
+        self.draining = False
+        self.in_flight = 0
+        self._write = write
+        self._loop = asyncio.get_running_loop()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._unsettled = 0
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+        targets = [parse_target(url) for url in config.upstreams]
+        self.pools = [
+            Pool(t, connect=connect, now_ns=now_ns, idle_ns=config.upstream_idle_ns, tls=tls if t.tls else None)
+            for t in targets
+        ]
+
+    def choose(self) -> Pool:
+        """The engine with the fewest requests under way; the first of equals."""
+        return self.pools[0] if len(self.pools) == 1 else min(self.pools, key=lambda pool: pool.busy)
+
+    # ---- life of an exchange
+
+    def begun(self) -> None:
+        """A request head was accepted."""
+        self.in_flight += 1
+        self._idle.clear()
+        self.page.add("requests")
+        self.page.set("in_flight", self.in_flight)
+
+    def admit(self, relay: Relay) -> bool:
+        """Ask the concurrency limit. False when even the queue is full."""
+        verdict = self.gate.enter(relay)
+        relay.gated = verdict
+        if verdict == "in":
+            relay.start()
+        self.page.set("queued", self.gate.queued)
+        return verdict != "full"
+
+    def set_limit(self, limit: int | None) -> None:
+        """Change the concurrency limit now."""
+        self.page.set("limit", limit or 0)
+        self._let_in(list(self.gate.set_limit(limit)))
+
+    def leave(self, relay: Relay) -> None:
+        """A relay ended: its place is free."""
+        if relay.gated == "queued":
+            self.gate.withdraw(relay)
+        elif relay.gated == "in":
+            self._let_in(list(self.gate.leave()))
+        relay.gated = "full"
+        self.page.set("queued", self.gate.queued)
+
+    def _let_in(self, relays: list[Relay]) -> None:
+        for relay in relays:
+            relay.gated = "in"
+            relay.start(waited=True)
+        self.page.set("queued", self.gate.queued)
+
+    def settle(self, exchange: Exchange) -> None:
+        """An exchange ended: record it once the bytes are out."""
+        self._loop.call_soon(self._record, exchange)
+
+    def _record(self, exchange: Exchange) -> None:
+        record = exchange.record()
+        self.page.ended(exchange)
+        self.page.add("tokens_in", record.prompt_tokens or 0)
+        self.in_flight -= 1
+        self.page.set("in_flight", self.in_flight)
+        self._write(record)
+        if self.in_flight == 0:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Until every exchange is recorded."""
+        await self._idle.wait()
+
+    # ---- timers
+
+    def watch(self) -> None:
+        """Start the sweeper; it stops by itself when nothing is open."""
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = self.now_ns()
+        for front in list(self.fronts):
+            front.sweep(now)
+        for pool in self.pools:
+            pool.sweep(now)
+        self.page.set("connections", len(self.fronts))
+        if self.fronts or any(pool.open for pool in self.pools):
+            self.watch()
+
+    def stop(self) -> None:
+        """No more timers."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None

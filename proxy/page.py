@@ -1,0 +1,83 @@
+"""The proxy's counters on a status page: what it shows of itself to the live view and the control port.
+
+May not know: sockets, records' fields beyond the few counted here.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from proxy.exchange import Exchange
+from traces.status import HISTOGRAM_BUCKETS, StatusPage, histogram_names
+
+COUNTERS = (
+    "requests",
+    "in_flight",
+    "queued",
+    "done",
+    "errors",
+    "client_left",
+    "refused",
+    "tokens_in",
+    "tokens_out",
+    "bytes_out",
+    "journal_depth",
+    "journal_dropped",
+    "connections",
+    "limit",
+)
+HISTOGRAMS = ("ttft", "e2e", "itl")
+_EDGES = [round(1000 * 2 ** (k / 4)) for k in range(1, HISTOGRAM_BUCKETS)]
+
+
+def slot_names() -> list[str]:
+    """Every slot of a proxy's status page."""
+    return [*COUNTERS, *(slot for name in HISTOGRAMS for slot in histogram_names(name))]
+
+
+class Page:
+    """Writes a StatusPage; one in memory when none is given."""
+
+    def __init__(self, status: StatusPage | None) -> None:
+        self.status = status if status is not None else StatusPage(slot_names())
+        self._slots = self.status.slots
+        index = self.status.index
+        self._tokens = index["tokens_out"]
+        self._itl, self._ttft, self._e2e = (index[f"{name}.0"] for name in ("itl", "ttft", "e2e"))
+
+    def tokens(self, count: int) -> None:
+        """Token events seen in one read."""
+        self._slots[self._tokens] += count
+
+    def set(self, name: str, value: int) -> None:
+        """One gauge."""
+        self.status.set(name, value)
+
+    def add(self, name: str, value: int = 1) -> None:
+        """One counter."""
+        self.status.add(name, value)
+
+    def ended(self, exchange: Exchange) -> None:
+        """Count a finished exchange and its latencies (from arrival)."""
+        status, slots = self.status, self._slots
+        status.add("done")
+        if exchange.outcome == "client_left":
+            status.add("client_left")
+        elif exchange.outcome not in ("ok", "rejected"):
+            status.add("errors")
+        status.add("bytes_out", exchange.bytes_out)
+        slots[self._e2e + bisect_right(_EDGES, exchange.t_end_ns - exchange.t_arrival_ns)] += 1
+        first = exchange.t_first_token_ns
+        if first is None:
+            return
+        slots[self._ttft + bisect_right(_EDGES, first - exchange.t_arrival_ns)] += 1
+        gap = 0
+        started = False
+        for dt, tokens in zip(exchange.read_times, exchange.read_tokens, strict=True):
+            gap += dt
+            if not tokens:
+                continue
+            if started:
+                slots[self._itl + bisect_right(_EDGES, gap // tokens)] += tokens
+            started = True
+            gap = 0

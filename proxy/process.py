@@ -1,0 +1,139 @@
+"""One proxy worker as a process of its own: uvloop, journal, status page, signals, and no life without its parent.
+
+`proxy_process` is the target of traces.child.spawn. It sends {"port": N} over the lifeline when it listens (or
+{"error": sentence}), drains and leaves on SIGTERM or when the lifeline ends. May not know: what other workers do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from proxy.config import ProxyConfig
+from proxy.page import slot_names
+from proxy.server import RunningProxy, start
+from traces.errors import UserError
+from traces.journal import JournalWriter, QueuedWriter
+from traces.rundir import RunDir
+from traces.status import StatusPage
+
+GC_THRESHOLD = 50_000
+TICK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessConfig:
+    """What one worker process needs besides the proxy's own configuration."""
+
+    proxy: ProxyConfig
+    host: str
+    port: int
+    out: Path
+    """run directory"""
+    status: Path | None = None
+    """status page file"""
+    worker: int = 0
+    reuse_port: bool = False
+    drain_s: float = 10.0
+    queue_limit: int = 100_000
+
+
+def proxy_process(lifeline: Connection, config: ProcessConfig) -> None:
+    """Run one worker until SIGTERM or the end of the lifeline."""
+    import uvloop
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(lifeline, config))
+
+
+async def _run(lifeline: Connection, config: ProcessConfig) -> None:
+    loop = asyncio.get_running_loop()
+    leave = asyncio.Event()
+    running: RunningProxy | None = None
+    try:
+        run = RunDir(config.out)
+        writer = run.writer("requests", str(config.worker), mono_ns=time.monotonic_ns(), wall_ns=time.time_ns())
+        journal = QueuedWriter(writer, limit=config.queue_limit)
+        page = StatusPage(slot_names(), config.status)
+        try:
+            running = await start(
+                config.proxy,
+                host=config.host,
+                port=config.port,
+                now_ns=time.monotonic_ns,
+                connect=loop.create_connection,  # type: ignore[arg-type]
+                serve=_serve(loop, config.reuse_port),
+                write=journal.put,
+                status=page,
+            )
+        except UserError:
+            journal.close()
+            raise
+    except UserError as error:
+        lifeline.send({"error": str(error)})
+        return
+    loop.add_signal_handler(signal.SIGTERM, leave.set)
+    loop.add_signal_handler(signal.SIGHUP, journal.reopen)
+    threading.Thread(target=_listen, args=(lifeline, loop, running, leave), name="lifeline", daemon=True).start()
+    lifeline.send({"port": running.port})
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 50, 100)
+    ticker = loop.create_task(_tick(page, journal))
+    await leave.wait()
+    await running.drain(config.drain_s)
+    ticker.cancel()
+    journal.close()
+    _show(page, journal)
+
+
+def _serve(loop: asyncio.AbstractEventLoop, reuse_port: bool) -> Any:
+    async def serve(factory: Any, host: str, port: int, *, ssl: Any = None) -> asyncio.AbstractServer:
+        return await loop.create_server(
+            factory, host, port, ssl=ssl, backlog=4096, reuse_port=reuse_port or None, family=_family(host)
+        )
+
+    return serve
+
+
+def _family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _listen(lifeline: Connection, loop: asyncio.AbstractEventLoop, running: RunningProxy, leave: asyncio.Event) -> None:
+    """Messages of the parent: {"limit": N | None}; its end means: drain and leave."""
+    try:
+        while True:
+            message = lifeline.recv()
+            if isinstance(message, dict) and "limit" in message:
+                loop.call_soon_threadsafe(running.set_limit, message["limit"])
+    except (EOFError, OSError):
+        try:
+            loop.call_soon_threadsafe(leave.set)
+        except RuntimeError:
+            pass  # the loop is closed: we are leaving already
+
+
+async def _tick(page: StatusPage, journal: QueuedWriter) -> None:
+    while True:
+        _show(page, journal)
+        await asyncio.sleep(TICK_S)
+
+
+def _show(page: StatusPage, journal: QueuedWriter) -> None:
+    page.set("journal_depth", journal.depth)
+    page.set("journal_dropped", journal.dropped)
+
+
+def open_journal(run: RunDir, worker: int) -> JournalWriter:
+    """The journal of one worker (also used inline, in virtual time)."""
+    return run.writer("requests", str(worker), mono_ns=time.monotonic_ns(), wall_ns=time.time_ns())
