@@ -1,0 +1,158 @@
+"""A trace node becomes a request: path and JSON body in one of four dialects, prompts synthetic or recorded.
+
+Lives here: which content a node is given (token ids, words, recorded text, parents' live output) and how each dialect
+spells it. May not know: sockets, time, the graph walk. Bytes out; the same node and salt give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from loadgen.prompts import Segment, TokenIds, Words, segments
+from loadgen.target import PATHS, Target
+from traces.errors import UserError
+from traces.workflow import Manifest, Node
+
+Outputs = Literal["recorded", "live"]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a parent really answered. tokens: as the engine counted, else the planned length."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """One request without its head."""
+
+    api: str
+    path: str
+    data: bytes
+    stream: bool
+    model: str
+
+
+class Bodies:
+    """Renders nodes for one target. Synthetic content depends on (salt, block id) alone."""
+
+    def __init__(self, target: Target, manifest: Manifest, salt: str) -> None:
+        if manifest.block_unit != "tokens" and target.prompts == "ids":
+            manifest = _tokenless(manifest)
+        self._target = target
+        self._manifest = manifest
+        self._ids = TokenIds(salt, block_size=manifest.block_size, vocab=target.vocab)
+        self._words = Words(salt, block_size=manifest.block_size)
+        self._prefix = target.base
+
+    def render(self, node: Node, live: Mapping[str, Output] | None = None) -> Body:
+        """The body for a node. live: outputs of parents by request id, to be used instead of recorded content.
+
+        UserError for a dialect this client does not speak.
+        """
+        api = self._target.api or node.api
+        if api not in PATHS:
+            raise UserError(
+                f"node {node.request_id}: api {api!r} cannot be replayed over HTTP; use one of {', '.join(PATHS)}"
+            )
+        model = self._target.model if self._target.force_model or not node.model else node.model
+        parts = [b'{"model":', orjson.dumps(model), b","]
+        match api:
+            case "completions":
+                parts += [b'"prompt":', self._completion_prompt(node, live), b',"max_tokens":%d' % node.output_length]
+            case "chat" | "messages":
+                parts += [b'"messages":', self._messages(node, live), b',"max_tokens":%d' % node.output_length]
+            case _:
+                parts += [b'"input":', self._input(node, live), b',"max_output_tokens":%d' % node.output_length]
+        parts.append(self._rest(node, api))
+        return Body(api, self._prefix + PATHS[api], b"".join(parts), node.stream, model)
+
+    def _rest(self, node: Node, api: str) -> bytes:
+        """Everything after prompt and length: exactness, streaming, sampling, tools; closes the object."""
+        out = b""
+        if self._target.exact and api in ("completions", "chat"):
+            out += b',"min_tokens":%d,"ignore_eos":true' % node.output_length
+        if node.stream:
+            out += b',"stream":true'
+            if api in ("completions", "chat"):
+                out += b',"stream_options":{"include_usage":true}'
+        if node.sampling:
+            extra = {k: v for k, v in node.sampling.items() if k not in _OURS}
+            out += b"," + orjson.dumps(extra)[1:-1] if extra else b""
+        if node.tools and api != "completions":
+            out += b',"tools":' + orjson.dumps(node.tools)
+        return out + b"}"
+
+    # ------------------------------------------------------------------ content
+
+    def _completion_prompt(self, node: Node, live: Mapping[str, Output] | None) -> bytes:
+        if node.token_ids is not None:
+            return orjson.dumps(node.token_ids)
+        if node.prompt is not None or node.messages is not None or live or self._target.prompts == "words":
+            return orjson.dumps(self._text(node, live))
+        return self._ids.json(segments(node, self._manifest))
+
+    def _messages(self, node: Node, live: Mapping[str, Output] | None) -> bytes:
+        if node.messages is not None:
+            return orjson.dumps([_with_live(m, live) for m in node.messages])
+        return b'[{"role":"user","content":' + orjson.dumps(self._text(node, live)) + b"}]"
+
+    def _input(self, node: Node, live: Mapping[str, Output] | None) -> bytes:
+        if node.messages is not None:
+            return self._messages(node, live)
+        return orjson.dumps(self._text(node, live))
+
+    def _text(self, node: Node, live: Mapping[str, Output] | None) -> str:
+        if node.prompt is not None:
+            return _replaced(node.prompt, node, live)
+        if node.messages is not None:
+            return "\n".join(str(_with_live(m, live).get("content") or "") for m in node.messages)
+        given = [live[d.on] for d in node.deps if d.on in live] if live else []
+        room = node.input_length - self._target.overhead_tokens - sum(o.tokens for o in given)
+        own = segments(node, self._manifest, max(1, room))
+        if not given:
+            return self._words.text(own)
+        # shared blocks first (prefix sharing survives), then what the parents said, then the node's own words
+        first: list[Segment] = [s for s in own if s.shared]
+        last = [s for s in own if not s.shared]
+        return self._words.text(first) + "".join(o.text for o in given) + self._words.text(last)
+
+
+_OURS = frozenset(
+    {"model", "prompt", "messages", "input", "max_tokens", "max_output_tokens", "min_tokens", "ignore_eos", "stream"}
+    | {"stream_options"}
+)
+
+
+def _tokenless(manifest: Manifest) -> Manifest:
+    raise UserError(
+        f"block_unit {manifest.block_unit!r}: prompts cannot be built from blocks counted in bytes; "
+        "convert the trace to tokens first"
+    )
+
+
+def _with_live(message: dict[str, Any], live: Mapping[str, Output] | None) -> dict[str, Any]:
+    """A recorded message; where it was put in place of a parent's answer ("output_of": id), the live answer."""
+    source = message.get("output_of")
+    if source is None:
+        return message
+    plain = {k: v for k, v in message.items() if k != "output_of"}
+    if live and source in live:
+        plain["content"] = live[source].text
+    return plain
+
+
+def _replaced(prompt: str, node: Node, live: Mapping[str, Output] | None) -> str:
+    """A recorded text prompt with each `{{output:<request_id>}}` slot filled by the live answer, else left out."""
+    if "{{output:" not in prompt:
+        return prompt
+    for dep in node.deps:
+        text = live[dep.on].text if live and dep.on in live else ""
+        prompt = prompt.replace("{{output:" + dep.on + "}}", text)
+    return prompt
