@@ -1,0 +1,457 @@
+"""What a reply says about itself, in the four OpenAI-style dialects: token events, usage, ids, finish, engine metrics.
+
+Lives here: observers fed with body bytes in reads of any size. The hot path compares a stream event with the shape of
+the last plain token event (same bytes around the text) and counts it without decoding; whatever looks different is
+parsed. Several tokens may share one event: then only usage knows (`Usage.completion_tokens`).
+May not know: sockets, time, requests, what the counts are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from engines.sse import Splitter, fields
+
+Api = Literal["completions", "chat", "responses", "messages"]
+BODY_LIMIT = 16 << 20
+"""bytes of a non-streaming reply kept for parsing; past it usage stays unknown (`error` says so)"""
+TEXT_LIMIT = 4 << 20
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts as the engine states them; None where it did not. prompt_tokens includes cached ones."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class EngineMetrics:
+    """Per-request times of the engine (level L2), ns: queue, scheduled -> first token, first -> last token."""
+
+    queue_ns: int | None = None
+    prefill_ns: int | None = None
+    decode_ns: int | None = None
+
+
+class Observer:
+    """State common to all dialects. `feed` returns the token events completed by this read."""
+
+    def __init__(self, *, keep_text: bool = False) -> None:
+        self.usage = Usage()
+        self.metrics: EngineMetrics | None = None
+        self.finish_reason: str | None = None
+        self.response_id: str | None = None
+        self.tool_call_ids: list[str] = []
+        self.error: str | None = None
+        """an error inside the reply, in the engine's words"""
+        self.tokens = 0
+        """token events so far (0 for a reply that is not a stream)"""
+        self.ended = False
+        """the dialect's own end marker was seen"""
+        self.malformed = 0
+        """events or bodies that are not what the dialect promises"""
+        self._keep_text = keep_text
+        self._text: list[str] = []
+        self._text_bytes = 0
+
+    @property
+    def text(self) -> str | None:
+        """Output text so far; None unless it was asked for."""
+        return "".join(self._text) if self._keep_text else None
+
+    def feed(self, body: bytes) -> int:
+        """Body bytes of one read; token events completed in it."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """The body is complete (or cut): take what is still in the buffer."""
+        raise NotImplementedError
+
+    def add_text(self, text: object) -> bool:
+        """Keep output text if asked; whether there was any."""
+        if not isinstance(text, str) or not text:
+            return False
+        if self._keep_text and self._text_bytes < TEXT_LIMIT:
+            self._text.append(text)
+            self._text_bytes += len(text)
+        return True
+
+    def add_tool(self, call_id: object) -> None:
+        """Remember a tool call's id, once."""
+        if isinstance(call_id, str) and call_id and call_id not in self.tool_call_ids:
+            self.tool_call_ids.append(call_id)
+
+    def take_id(self, value: object) -> None:
+        """Remember the reply's id, the first that comes."""
+        if self.response_id is None and isinstance(value, str):
+            self.response_id = value
+
+    def take_error(self, error: object) -> None:
+        """An `error` member: keep its message."""
+        if error is None:
+            return
+        message = error.get("message") if isinstance(error, dict) else error
+        self.error = str(message if message is not None else error)[:2000]
+
+
+Reader = Callable[[Observer, dict[str, Any]], int]
+
+
+class StreamObserver(Observer):
+    """A reply as server-sent events."""
+
+    def __init__(self, read: Reader, plain: tuple[bytes, ...], *, keep_text: bool = False) -> None:
+        super().__init__(keep_text=keep_text)
+        self._read = read
+        self._plain = plain
+        self._splitter = Splitter()
+        self._prefix = self._suffix = b""
+        self._text_at = 0
+        self._frame = 1 << 62
+
+    def feed(self, body: bytes) -> int:
+        tokens = 0
+        for raw in self._splitter.split(body):
+            if (
+                len(raw) > self._frame
+                and raw.startswith(self._prefix)
+                and raw.endswith(self._suffix)
+                and raw[self._text_at] != 34  # a quote: no text in it
+            ):
+                tokens += 1
+                if self._keep_text:
+                    self.add_text(_unquote(raw[self._text_at : _string_end(raw, self._text_at)]))
+            else:
+                tokens += self._slow(raw)
+        self.tokens += tokens
+        return tokens
+
+    def _slow(self, raw: bytes) -> int:
+        event = fields(raw)
+        if event is None:
+            return 0
+        if event.data == b"[DONE]":
+            self.ended = True
+            return 0
+        try:
+            row = orjson.loads(event.data)
+        except orjson.JSONDecodeError:
+            self.malformed += 1
+            return 0
+        if not isinstance(row, dict):
+            self.malformed += 1
+            return 0
+        try:
+            tokens = self._read(self, row)
+        except (AttributeError, TypeError, ValueError, KeyError, IndexError):
+            self.malformed += 1
+            return 0
+        if tokens == 1:
+            self._learn(raw, row)
+        return tokens
+
+    def _learn(self, raw: bytes, row: dict[str, Any]) -> None:
+        """Take the bytes around the text of a plain token event as the shape of those to come."""
+        if not _is_plain(row):
+            return
+        for key in self._plain[:1] if self._keep_text else self._plain:
+            at = raw.find(key)
+            start = at + len(key)
+            end = _string_end(raw, start) if at >= 0 else -1
+            if end > start:
+                self._prefix, self._suffix = raw[:start], raw[_after_sequence(raw, end) :]
+                self._text_at = start
+                self._frame = len(self._prefix) + len(self._suffix)
+                return
+
+    def finish(self) -> None:
+        rest = self._splitter.tail.strip()
+        if rest.startswith(b"{"):  # an error body where a stream was expected
+            _read_body(self, self._read_whole, rest)
+        elif rest:
+            self.tokens += self._slow(self._splitter.tail.rstrip(b"\n"))
+        self.malformed += self._splitter.dropped
+
+    def _read_whole(self, _: Observer, row: dict[str, Any]) -> int:
+        self.take_error(row.get("error"))
+        return 0
+
+
+class BodyObserver(Observer):
+    """A reply as one JSON document: nothing is known before the end."""
+
+    def __init__(self, read: Reader, *, keep_text: bool = False) -> None:
+        super().__init__(keep_text=keep_text)
+        self._read = read
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+
+    def feed(self, body: bytes) -> int:
+        self._bytes += len(body)
+        if self._bytes <= BODY_LIMIT:
+            self._pieces.append(body)
+        else:
+            self._pieces.clear()
+        return 0
+
+    def finish(self) -> None:
+        if self._bytes > BODY_LIMIT:
+            self.malformed += 1
+            self.error = f"a reply of {self._bytes} bytes is too long to be read"
+        elif self._bytes:
+            _read_body(self, self._read, b"".join(self._pieces))
+            self._pieces.clear()
+            self.ended = self.malformed == 0
+
+
+def _read_body(observer: Observer, read: Reader, body: bytes) -> None:
+    try:
+        row = orjson.loads(body)
+        if isinstance(row, dict):
+            read(observer, row)
+        else:
+            observer.malformed += 1
+    except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError, KeyError, IndexError):
+        observer.malformed += 1
+
+
+# ---------------------------------------------------------------------------------------------- shapes
+
+
+def _string_end(raw: bytes, start: int) -> int:
+    """Index of the quote that closes the JSON string whose first character is at `start`; -1 if none."""
+    at = start
+    while True:
+        at = raw.find(b'"', at)
+        if at < 0:
+            return -1
+        slashes = 0
+        while at - 1 - slashes >= start and raw[at - 1 - slashes] == 92:
+            slashes += 1
+        if slashes % 2 == 0:
+            return at
+        at += 1
+
+
+def _after_sequence(raw: bytes, end: int) -> int:
+    """Where the constant rest of an event begins: after its text, or after the Responses API's running number."""
+    at = raw.find(b'"sequence_number":', end)
+    if at < 0:
+        return end
+    at += len(b'"sequence_number":')
+    while raw[at : at + 1].isdigit():
+        at += 1
+    return at
+
+
+def _is_plain(row: dict[str, Any]) -> bool:
+    """No figure or end in this event that the next one would change."""
+    if row.get("usage") is not None:
+        return False
+    return not any(choice.get("finish_reason") for choice in row.get("choices") or ())
+
+
+def _unquote(inner: bytes) -> str | None:
+    try:
+        value: str = orjson.loads(b'"' + inner + b'"')
+    except orjson.JSONDecodeError:
+        return None
+    return value
+
+
+# ---------------------------------------------------------------------------------------------- what JSON says
+
+
+def _take_usage(observer: Observer, usage: Any) -> None:
+    """OpenAI's usage object, old and Responses spelling."""
+    if not isinstance(usage, dict):
+        return
+    seen = observer.usage
+    for key in ("prompt_tokens", "input_tokens"):
+        if usage.get(key) is not None:
+            seen.prompt_tokens = int(usage[key])
+    for key in ("completion_tokens", "output_tokens"):
+        if usage.get(key) is not None:
+            seen.completion_tokens = int(usage[key])
+    for key in ("prompt_tokens_details", "input_tokens_details"):
+        details = usage.get(key) or {}
+        if details.get("cached_tokens") is not None:
+            seen.cached_tokens = int(details["cached_tokens"])
+    for key in ("completion_tokens_details", "output_tokens_details"):
+        details = usage.get(key) or {}
+        if details.get("reasoning_tokens") is not None:
+            seen.reasoning_tokens = int(details["reasoning_tokens"])
+
+
+def _take_metrics(observer: Observer, row: dict[str, Any]) -> None:
+    """vLLM's `metrics` object or llama.cpp's `timings`, both in ms."""
+    metrics = row.get("metrics")
+    if isinstance(metrics, dict):
+        observer.metrics = EngineMetrics(
+            _ms(metrics.get("queue_time_ms")),
+            _ms(metrics.get("time_to_first_token_ms")),
+            _ms(metrics.get("generation_time_ms")),
+        )
+    timings = row.get("timings")
+    if isinstance(timings, dict):
+        observer.metrics = EngineMetrics(None, _ms(timings.get("prompt_ms")), _ms(timings.get("predicted_ms")))
+        if observer.usage.cached_tokens is None and timings.get("cache_n") is not None:
+            observer.usage.cached_tokens = int(timings["cache_n"])
+
+
+def _ms(value: Any) -> int | None:
+    return None if value is None else round(float(value) * 1e6)
+
+
+def _choices(observer: Observer, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """What completions and chat share: id, error, usage, metrics; the choices."""
+    observer.take_id(row.get("id"))
+    observer.take_error(row.get("error"))
+    _take_usage(observer, row.get("usage"))
+    _take_metrics(observer, row)
+    choices: list[dict[str, Any]] = row.get("choices") or []
+    for choice in choices:
+        if choice.get("finish_reason"):
+            observer.finish_reason = str(choice["finish_reason"])
+    return choices
+
+
+def _completions(observer: Observer, row: dict[str, Any]) -> int:
+    """/v1/completions, streamed or not."""
+    return sum(
+        bool(observer.add_text(choice.get("text")) or choice.get("token_ids")) for choice in _choices(observer, row)
+    )
+
+
+def _chat(observer: Observer, row: dict[str, Any]) -> int:
+    """/v1/chat/completions, streamed (delta) or not (message). The first, role-only chunk is no token."""
+    tokens = 0
+    for choice in _choices(observer, row):
+        part = choice.get("delta") or choice.get("message") or {}
+        some = observer.add_text(part.get("content"))
+        some = bool(part.get("reasoning") or part.get("reasoning_content") or some)
+        for call in part.get("tool_calls") or ():
+            observer.add_tool(call.get("id"))
+            function = call.get("function") or {}
+            some = bool(some or function.get("arguments") or function.get("name"))
+        tokens += some
+    return tokens
+
+
+def _response_object(observer: Observer, response: dict[str, Any]) -> None:
+    """The Responses API's own object: the whole reply, or inside created/completed events."""
+    observer.take_id(response.get("id"))
+    observer.take_error(response.get("error"))
+    _take_usage(observer, response.get("usage"))
+    _take_metrics(observer, response)
+    status = response.get("status")
+    if status in ("completed", "incomplete", "failed", "cancelled"):
+        reason = (response.get("incomplete_details") or {}).get("reason")
+        observer.finish_reason = str(reason or status)
+    for item in response.get("output") or ():
+        observer.add_tool(item.get("call_id"))
+
+
+def _responses_event(observer: Observer, row: dict[str, Any]) -> int:
+    kind = row.get("type", "")
+    if kind.endswith(".delta"):
+        text = kind == "response.output_text.delta"
+        return bool(observer.add_text(row.get("delta")) if text else row.get("delta"))
+    if kind == "error" or "error" in row:
+        observer.take_error(row.get("error") or row.get("message") or row)
+    if kind == "response.output_item.added":
+        observer.add_tool((row.get("item") or {}).get("call_id"))
+    if "response" in row:
+        _response_object(observer, row["response"])
+        observer.ended = kind in ("response.completed", "response.incomplete", "response.failed")
+    return 0
+
+
+def _responses_body(observer: Observer, row: dict[str, Any]) -> int:
+    _response_object(observer, row)
+    for item in row.get("output") or ():
+        for part in item.get("content") or ():
+            observer.add_text(part.get("text"))
+    return 0
+
+
+def _take_messages_usage(observer: Observer, usage: Any) -> None:
+    """Anthropic's usage: input_tokens leaves the cached ones out, so the prompt is the sum of the three."""
+    if not isinstance(usage, dict):
+        return
+    seen = observer.usage
+    if usage.get("input_tokens") is not None:
+        extra = (usage.get("cache_read_input_tokens") or 0) + (usage.get("cache_creation_input_tokens") or 0)
+        seen.prompt_tokens = int(usage["input_tokens"]) + int(extra)
+    if usage.get("cache_read_input_tokens") is not None:
+        seen.cached_tokens = int(usage["cache_read_input_tokens"])
+    if usage.get("output_tokens") is not None:
+        seen.completion_tokens = int(usage["output_tokens"])
+
+
+def _messages_object(observer: Observer, row: dict[str, Any]) -> int:
+    observer.take_id(row.get("id"))
+    observer.take_error(row.get("error"))
+    _take_messages_usage(observer, row.get("usage"))
+    if row.get("stop_reason"):
+        observer.finish_reason = str(row["stop_reason"])
+    for block in row.get("content") or ():
+        _messages_block(observer, block)
+    return 0
+
+
+def _messages_block(observer: Observer, block: dict[str, Any]) -> None:
+    observer.add_text(block.get("text"))
+    if block.get("type") == "tool_use":
+        observer.add_tool(block.get("id"))
+
+
+def _messages_event(observer: Observer, row: dict[str, Any]) -> int:
+    kind = row.get("type")
+    if kind == "content_block_delta":
+        delta = row.get("delta") or {}
+        return bool(observer.add_text(delta.get("text")) or delta.get("partial_json") or delta.get("thinking"))
+    if kind == "message_start":
+        _messages_object(observer, row["message"])
+    elif kind == "content_block_start":
+        _messages_block(observer, row.get("content_block") or {})
+    elif kind == "message_delta":
+        _take_messages_usage(observer, row.get("usage"))
+        reason = (row.get("delta") or {}).get("stop_reason")
+        observer.finish_reason = str(reason) if reason else observer.finish_reason
+    elif kind == "message_stop":
+        observer.ended = True
+    elif kind == "error" or "error" in row:
+        observer.take_error(row.get("error"))
+    return 0
+
+
+_STREAMS: dict[str, tuple[Reader, tuple[bytes, ...]]] = {
+    # reader of one event; members whose string is a token's text (the first) or reasoning
+    "completions": (_completions, (b'"text":"',)),
+    "chat": (_chat, (b'"content":"', b'"reasoning":"', b'"reasoning_content":"')),
+    "responses": (_responses_event, (b'"delta":"',)),
+    "messages": (_messages_event, (b'"text":"', b'"thinking":"')),
+}
+_BODIES: dict[str, Reader] = {
+    "completions": _completions,
+    "chat": _chat,
+    "responses": _responses_body,
+    "messages": _messages_object,
+}
+
+
+def observer(api: str, stream: bool, *, keep_text: bool = False) -> Observer:
+    """An observer for one reply. api: completions | chat | responses | messages (KeyError for another)."""
+    if stream:
+        read, plain = _STREAMS[api]
+        return StreamObserver(read, plain, keep_text=keep_text)
+    return BodyObserver(_BODIES[api], keep_text=keep_text)
