@@ -57,6 +57,7 @@ class EngineCore:
         self._flight: Flight | None = None
         self._left: list[str] = []
         self._last: StepRecord | None = None
+        self._t_last_ns = 0  # end of the last completed step
         self.step_index = 0
         self.tokens_out = 0
         self.preemptions = 0
@@ -94,7 +95,7 @@ class EngineCore:
     def stats(self, request_id: str) -> RequestStats:
         """Counts and instants of a request, running or ended. KeyError when unknown or forgotten."""
         seq = self._done.get(request_id) or self._seqs[request_id]
-        return seq.stats(self.step_index)
+        return seq.stats(self.step_index, self._t_last_ns)
 
     def step_record(self, t_ns: int) -> StepRecord:
         """The last completed step as vLLM's iteration stream would show it at t_ns."""
@@ -172,7 +173,7 @@ class EngineCore:
             self._waiting.remove(seq)
             self._end(seq, "abort")
         elif self._flight is None:
-            self._release(seq, self.step_index)
+            self._release(seq, self.step_index, self._t_last_ns)
             self._end(seq, "abort")
         else:
             self._left.append(request_id)
@@ -232,9 +233,10 @@ class EngineCore:
         for request_id in self._left:
             left = self._seqs.get(request_id)
             if left is not None:
-                self._release(left, self.step_index)
+                self._release(left, self.step_index, self._t_last_ns)
                 self._end(left, "abort")
         self._left.clear()
+        self._t_last_ns = t_end_ns
         self._record(flight, emitted, t_end_ns)
         self.tokens_out += len(emitted)
         self.step_index += 1
@@ -317,19 +319,20 @@ class EngineCore:
     def _preempt(self) -> None:
         """Send the last admitted back to the head of the queue; it keeps its tokens and loses its blocks."""
         seq = next(reversed(self._running))
-        self._release(seq, self.step_index)
+        self._release(seq, self.step_index, self._t_last_ns)
         seq.preempt()
         self._waiting.appendleft(seq)
 
-    def _release(self, seq: Seq, steps: int) -> None:
-        """Take a sequence out of the batch and free its blocks; steps before number `steps` count as done."""
+    def _release(self, seq: Seq, steps: int, t_last_ns: int) -> None:
+        """Take a sequence out of the batch and free its blocks; the steps before number `steps`,
+        the last of which ended at t_last_ns, gave it tokens."""
         del self._running[seq]
         if seq in self._decoding:
             del self._decoding[seq]
             del self._due[seq.offset % self.limits.block_size][seq]
             self._members = None
             self._context_offset -= seq.offset
-            seq.leave_decode(steps)
+            seq.leave_decode(steps, t_last_ns)
             self.energy.leave_decode(seq.account)
         else:
             del self._prefilling[seq]
@@ -360,8 +363,7 @@ class EngineCore:
     def _finish(self, seq: Seq, t_end_ns: int, finished: list[tuple[Seq, FinishReason]]) -> None:
         if seq.aborted:
             return
-        seq.t_last_ns = t_end_ns
-        self._release(seq, self.step_index + 1)
+        self._release(seq, self.step_index + 1, t_end_ns)
         finished.append((seq, seq.reason))
         self._end(seq, seq.reason)
 

@@ -108,11 +108,11 @@ class _Driver:
         todo.reverse()
         aborts.reverse()
         while True:
-            while aborts and aborts[-1][0] <= now:
-                self._abort(*aborts.pop())
             while todo and todo[-1][0] <= now:
                 t_ns, request = todo.pop()
                 self._add(request, max(t_ns, result.t0_ns))
+            while aborts and aborts[-1][0] <= now:
+                self._abort(*aborts.pop())
             step = core.schedule(now)
             if step is None:
                 due = [queue[-1][0] for queue in (todo, aborts) if queue]

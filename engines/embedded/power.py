@@ -129,21 +129,21 @@ class StepModel:
         """The step at the highest clock that the droop and the cap allow."""
         clocks = self._clocks
         top = len(clocks) - 1
-        best = self._cost_at(batch, clocks[top], celsius)
+        best = self.cost_at(batch, clocks[top], celsius)
         if self.profile.droop:
             share = best.power_w / (self.profile.max_power_w * self.gpus)
             top = self._level(1.0 - self.profile.droop * min(share, 1.0))
-            best = self._cost_at(batch, clocks[top], celsius)
+            best = self.cost_at(batch, clocks[top], celsius)
         if self._cap_w is None or best.power_w <= self._cap_w:
             return best
         low, high = 0, top  # invariant: level high draws too much; level low is the answer of last resort
         while high - low > 1:
             middle = (low + high) // 2
-            if self._cost_at(batch, clocks[middle], celsius).power_w <= self._cap_w:
+            if self.cost_at(batch, clocks[middle], celsius).power_w <= self._cap_w:
                 low = middle
             else:
                 high = middle
-        found = self._cost_at(batch, clocks[low], celsius)
+        found = self.cost_at(batch, clocks[low], celsius)
         return Cost(found.rates, found.seconds, found.dynamic_j, True)
 
     def _level(self, clock: float) -> int:
@@ -161,7 +161,8 @@ class StepModel:
             r.weights_j, r.prefill_j, r.decode_j, r.context_j, r.context2_j, r.attention_j, r.padding_j, r.game,
         )  # fmt: skip
 
-    def _cost_at(self, batch: Batch, clock: float, celsius: float) -> Cost:
+    def cost_at(self, batch: Batch, clock: float, celsius: float) -> Cost:
+        """The step at a given clock: with fewer sequences in the batch, the v(S) of truth.py."""
         r = self.rates(clock, celsius)
         tokens, context, attention = batch.tokens, batch.context, batch.attention
         extra, padding = r.game.at(tokens).tolist()

@@ -85,8 +85,9 @@ class Seq:
         self.emit_offset = step_index - self.emitted
         self.end_step = self.emit_offset + len(self.out) - 1
 
-    def leave_decode(self, step_index: int) -> None:
-        """Steps before step_index were the sequence's last ones in this decode phase."""
+    def leave_decode(self, step_index: int, t_last_ns: int) -> None:
+        """Steps before step_index were the sequence's last ones in this decode phase; they ended at t_last_ns."""
+        self.t_last_ns = t_last_ns
         self.emitted = step_index - self.emit_offset
         self.computed = step_index - self.offset
         self.end_step = -1
@@ -100,7 +101,7 @@ class Seq:
         """Tokens given before step_index."""
         return step_index - self.emit_offset if self.decoding else self.emitted
 
-    def stats(self, step_index: int) -> RequestStats:
+    def stats(self, step_index: int, t_last_step_ns: int) -> RequestStats:
         return RequestStats(
             request_id=self.request_id,
             prompt_tokens=self.n_prompt,
@@ -109,7 +110,7 @@ class Seq:
             t_arrival_ns=self.t_arrival_ns,
             t_scheduled_ns=self.t_scheduled_ns,
             t_first_token_ns=self.t_first_ns,
-            t_last_token_ns=self.t_last_ns,
+            t_last_token_ns=t_last_step_ns if self.decoding else self.t_last_ns,
             preemptions=self.preemptions,
         )
 
