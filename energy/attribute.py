@@ -1,0 +1,228 @@
+"""Attribution of a run, end to end: tables -> windows -> curves -> lag -> blocks -> fit -> split -> books -> figures.
+
+The composition of the pure parts, and the files it leaves: attribution.parquet, workflows.parquet, ledger.json.
+May not know: commands, terminals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from energy.align import Lag, estimate_lag
+from energy.curve import Curve, borders, choose
+from energy.fit import Fit, Profile, fit_energy, fit_time
+from energy.ledger import BOOK as BOOK
+from energy.ledger import Ledger, book, largest_remainder, settle
+from energy.load import load_run
+from energy.model import Blocks, Shares, blocks, shares
+from energy.output import write
+from energy.policies import POLICIES, Split, equal
+from energy.rollup import OUTSIDE, Figures, by_label
+from energy.tables import RequestTable, RunData, known
+from energy.uncertainty import widths
+from energy.work import Windows, WorkCurve, windows, work_curve
+from traces.errors import UserError
+from traces.rundir import RunDir
+
+BLOCK_NS = 1_000_000_000
+LEVELS = ("L0", "L1", "L2", "L3")
+COMPONENTS = ("gpu", "hbm", "cpu", "dram")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Everything attribution found out about one curve."""
+
+    curve: Curve
+    lag: Lag
+    blocks: Blocks
+    rows: Shares
+    fit: Fit
+    split: Split
+    ledger: Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """What a run's attribution gives back. figures: one per component, rows as in requests."""
+
+    level: str
+    policy: str
+    requests: RequestTable
+    devices: list[Device]
+    figures: list[Figures]
+    notes: list[str]
+    totals: dict[str, Any] = field(default_factory=dict)
+
+
+def attribute_run(
+    run: RunDir, *, policy: str = "fitted", level: str | None = None, profile: Profile | None = None
+) -> Attribution:
+    """Attribute a run and write attribution.parquet, workflows.parquet and ledger.json into it."""
+    result = attribute(load_run(run), policy=policy, level=level, profile=profile)
+    write(run, result)
+    return result
+
+
+def attribute(
+    data: RunData, *, policy: str = "fitted", level: str | None = None, profile: Profile | None = None
+) -> Attribution:
+    """The same on tables, writes nothing. UserError for an unknown policy or a level the run does not hold."""
+    if policy not in POLICIES:
+        raise UserError(f"--policy {policy!r}: unknown; choose one of {', '.join(POLICIES)}")
+    level = choose_level(data, level)
+    notes = list(data.notes)
+    work = windows(data.requests, level)
+    if np.any(work.imputed):
+        notes.append(f"{int(work.imputed.sum())} requests without usage: typical token counts stand in for theirs")
+    curves, missing = choose(data.series)
+    notes += missing
+    curves = [c for c in curves if c.domain in COMPONENTS]
+    devices: list[Device] = []
+    if len(work) and curves:
+        t0 = min(float((c.t_ns[0] - work.origin_ns) / 1e9) for c in curves) - 2.0
+        t1 = max(float((c.t_ns[-1] - work.origin_ns) / 1e9) for c in curves) + 2.0
+        curve = work_curve(
+            data.requests,
+            work,
+            data.steps if level == "L3" else None,
+            min(t0, -2.0),
+            max(t1, float(work.last.max()) + 2.0),
+        )
+        lags: dict[str, Lag] = {}
+        for one in curves:
+            made = _device(data.requests, work, curve, one, policy, profile, lags)
+            if isinstance(made, str):
+                notes.append(f"{one.source}: {made}")
+            else:
+                devices.append(made)
+    if not devices:
+        level = "L0"
+        notes.append("nothing measured: no joules are given")
+    figures = [
+        _figures(name, [d for d in devices if d.curve.domain == name], data.requests, work)
+        for name in COMPONENTS
+        if any(d.curve.domain == name for d in devices)
+    ]
+    result = Attribution(level, policy, data.requests, devices, figures, notes)
+    result.totals.update(totals(result))
+    return result
+
+
+def choose_level(data: RunData, asked: str | None) -> str:
+    """The highest level the run holds, or the one asked for if it does. L2 wants engine metrics on nine of ten served
+    requests, L3 an iteration stream."""
+    r = data.requests
+    served = known(r.first_ns)
+    told = float(np.mean(known(r.prefill_ns)[served])) if np.any(served) else 0.0
+    best = "L3" if data.steps is not None and len(data.steps) > 1 else "L2" if told >= 0.9 else "L1"
+    if asked is None:
+        return best
+    if asked not in LEVELS[1:]:
+        raise UserError(f"--level {asked!r}: unknown; choose L1, L2 or L3")
+    if LEVELS.index(asked) > LEVELS.index(best):
+        raise UserError(
+            f"--level {asked}: the run holds only {best} (engine metrics or the iteration stream are missing)"
+        )
+    return asked
+
+
+def _device(
+    requests: RequestTable,
+    work: Windows,
+    curve: WorkCurve,
+    one: Curve,
+    policy: str,
+    profile: Profile | None,
+    lags: dict[str, Lag],
+) -> Device | str:
+    lag = estimate_lag(one, curve, work.origin_ns)
+    cut = borders(one, BLOCK_NS)
+    t = (one.t_ns[cut] - work.origin_ns) / 1e9 - lag.lag_s
+    uj = np.diff(one.uj[cut])
+    span = np.diff(t)
+    usable = (span > 0.2) & (span < 4.0) & ~(np.add.reduceat(one.broken, cut[:-1]) > 0)
+    rows = shares(requests, work, curve, t)
+    held = blocks(rows, curve, t, uj, usable)
+    fit = fit_energy(held, fit_time(curve), profile)
+    if isinstance(fit, str):
+        return fit
+    split = POLICIES[policy](rows, held, fit)
+    return Device(one, lag, held, rows, fit, split, settle(rows, held, split))
+
+
+def _figures(name: str, devices: list[Device], requests: RequestTable, work: Windows) -> Figures:
+    """Sum over the devices of one component; idle and tail shared by active seconds for `full`."""
+    n = len(requests)
+    own, active, extra = (np.zeros(2 * n, np.int64) for _ in range(3))
+    half = np.zeros(2 * n)
+    for d in devices:
+        cell = work.row[d.rows.window] * 2 + d.rows.phase
+        np.add.at(own, cell, d.ledger.own)
+        np.add.at(active, cell, d.ledger.active)
+        seconds = np.bincount(cell, d.rows.seconds, 2 * n)
+        spare = int(d.ledger.idle.sum() + d.ledger.tail.sum())
+        if seconds.sum() > 0:
+            extra += largest_remainder(seconds.astype(float), np.zeros(2 * n, np.int64), np.array([spare], np.int64))
+        width = widths(
+            d.rows, d.blocks, d.fit, d.split, equal(d.rows, d.blocks, d.fit), d.lag, d.curve.period_ns / 1e9, len(work)
+        )
+        at = np.repeat(work.row * 2, 2) + np.tile([0, 1], len(work))
+        half[at] += width.half_uj
+    wide = np.rint(half).astype(np.int64)
+    shape = (n, 2)
+    return Figures(
+        name, own.reshape(shape), active.reshape(shape), (active + extra).reshape(shape),
+        np.maximum(active - wide, 0).reshape(shape), (active + wide).reshape(shape),
+    )  # fmt: skip
+
+
+def totals(result: Attribution) -> dict[str, Any]:
+    """The run's sums over its main component (gpu where measured, else the first) and per component, for --json."""
+    made = {name: book([d.ledger for d in result.devices if d.curve.domain == name]) for name in COMPONENTS}
+    books = {k: v for k, v in made.items() if v is not None}
+    main = next(iter(books), None)
+    out: dict[str, Any] = {"level": result.level, "policy": result.policy, "component": main}
+    out |= books[main] if main else dict.fromkeys((*BOOK, "closure_uj", "scale"))
+    out["components"] = books
+    if result.figures:
+        active = sum(f.active.sum(1) for f in result.figures if f.component not in OUTSIDE)
+        out["class_uj"] = by_label(result.requests.classes, active)
+        out["agent_uj"] = by_label(result.requests.agent, active)
+    out["notes"] = result.notes
+    return out
+
+
+def score_truth(run: RunDir, result: Attribution | None = None) -> dict[str, float] | None:
+    """Absolute error of active GPU joules per request against truth.jsonl: {median, p95}; None where there is none."""
+    truth = {
+        r["request_id"]: int(r["active_uj"])
+        for r in run.rows("truth")
+        if r.get("component") == "gpu" and "request_id" in r
+    }
+    if not truth:
+        return None
+    mine = _active_by_id(run, result)
+    errors = [abs(mine.get(k, 0) - v) / v for k, v in truth.items() if v > 0]
+    if not errors:
+        return None
+    return {"median": float(np.median(errors)), "p95": float(np.quantile(errors, 0.95)), "requests": float(len(errors))}
+
+
+def _active_by_id(run: RunDir, result: Attribution | None) -> dict[str, int]:
+    if result is not None:
+        gpu = [f for f in result.figures if f.component == "gpu"]
+        return dict(zip(result.requests.ids, gpu[0].active.sum(1).tolist(), strict=True)) if gpu else {}
+    path = run.file("attribution.parquet")
+    if not path.is_file():
+        raise UserError(f"{path}: missing; run joulegraph attribute on the run first")
+    table = pq.read_table(path, columns=["request_id", "component", "active_uj"])
+    out: dict[str, int] = {}
+    for row in table.to_pylist():
+        if row["component"] == "gpu":
+            out[row["request_id"]] = out.get(row["request_id"], 0) + row["active_uj"]
+    return out

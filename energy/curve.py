@@ -1,0 +1,189 @@
+"""Cumulative joules of one device: what a sensor's samples say about energy between any two instants.
+
+A counter is the ledger: unwrapped, cut where it was reset, with nodes at its update edges (bracketed between the last
+read of the old value and the first read of the new one). A gauge is integrated, and says so. Between nodes energy is
+known exactly, its shape is not: `between` interpolates and bounds the error. May not know: requests, files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from energy.tables import Floats, Ints, Mask, Series
+
+GAP_PERIODS = 3
+EVERY_READ = 0.7
+"""share of reads with a new value above which the sensor updates faster than it is read: each read is a node"""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Energy of an interval. uj: joules known x 1e6; covered: share of the interval inside the measured span;
+    error_uj: bound of |uj - truth| from edges and quantisation over the covered part."""
+
+    uj: float
+    covered: float
+    error_uj: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Nodes (t_ns, uj) of cumulative energy. Both ascending; uj integer, starting at 0.
+
+    broken[k] is true where the energy between node k and k + 1 is not known (a reset): uj does not move there.
+    """
+
+    device: str
+    domain: str
+    source: str
+    t_ns: Ints
+    uj: Ints
+    bracket_ns: Ints
+    """half width of each node's uncertainty in time"""
+    broken: Mask
+    quantum_uj: int
+    period_ns: int
+    """median spacing of nodes"""
+    integrated: bool = False
+    simulated: bool = False
+    resets: int = 0
+
+    @property
+    def total_uj(self) -> int:
+        """Energy of the whole measured span (resets left out)."""
+        return int(self.uj[-1] - self.uj[0])
+
+    def at(self, t_ns: Ints | Floats | int) -> Floats:
+        """Cumulative uJ at instants, linear between nodes, held flat outside."""
+        return np.asarray(np.interp(np.asarray(t_ns, np.float64), self.t_ns, self.uj), np.float64)
+
+    def between(self, t0_ns: int, t1_ns: int) -> Window:
+        """Energy of [t0, t1], its coverage and error bound."""
+        if t1_ns <= t0_ns:
+            return Window(0.0, 1.0, 0.0)
+        low, high = max(t0_ns, int(self.t_ns[0])), min(t1_ns, int(self.t_ns[-1]))
+        if high <= low:
+            return Window(0.0, 0.0, 0.0)
+        ends = self.at(np.array([low, high], np.int64))
+        unknown = self._broken_ns(low, high)
+        error = self._slack(low) + self._slack(high) + 2 * self.quantum_uj
+        return Window(float(ends[1] - ends[0]), (high - low - unknown) / (t1_ns - t0_ns), error)
+
+    def _broken_ns(self, low: int, high: int) -> int:
+        k = np.flatnonzero(self.broken)
+        return int(np.sum(np.maximum(0, np.minimum(self.t_ns[k + 1], high) - np.maximum(self.t_ns[k], low))))
+
+    def _slack(self, t_ns: int) -> float:
+        """Bound of the error of `at` from unknown shape inside the span of nodes that the instant may lie in."""
+        k = int(np.clip(np.searchsorted(self.t_ns, t_ns, "right") - 1, 0, len(self.t_ns) - 2))
+        low = max(0, k - 1) if t_ns - self.t_ns[k] < self.bracket_ns[k] else k
+        near = t_ns > self.t_ns[k + 1] - self.bracket_ns[k + 1]
+        high = min(len(self.t_ns) - 1, k + 2 if near else k + 1)
+        here = float(self.at(t_ns))
+        return max(here - float(self.uj[low]), float(self.uj[high]) - here)
+
+
+def curve_of(series: Series) -> Curve | str:
+    """The energy curve of a sensor, or the reason why there is none."""
+    if len(series.value) < 2:
+        return f"{series.info.source}: fewer than two readings"
+    return _from_counter(series) if series.info.reading == "counter" else _from_gauge(series)
+
+
+def unwrap(value: Ints, t_ns: Ints, wraps_at: int | None) -> tuple[Ints, Mask]:
+    """(cumulative uJ from 0, broken per step). A step back is a wrap when the range is known and the step it implies is
+    plausible (below 20 kW), else a reset, whose energy is unknown."""
+    step = np.diff(value)
+    back = step < 0
+    if wraps_at:
+        wrapped = step + wraps_at
+        plausible = (wrapped >= 0) & (wrapped * 1000 <= 20_000 * np.maximum(1, np.diff(t_ns)))
+        step = np.where(back & plausible, wrapped, step)
+        back &= ~plausible
+    return np.concatenate([[0], np.cumsum(np.where(back, 0, step))]).astype(np.int64), back
+
+
+def _from_counter(series: Series) -> Curve | str:
+    cumulative, back = unwrap(series.value, series.t0_ns, series.info.wraps_at)
+    moved = np.flatnonzero((np.diff(cumulative) != 0) | back) + 1
+    if not len(moved):
+        return f"{series.info.source}: the counter never moved"
+    middle = (series.t0_ns + series.t1_ns) // 2
+    if len(moved) > EVERY_READ * (len(middle) - 1):
+        at, t, bracket = np.arange(len(middle)), middle, (series.t1_ns - series.t0_ns) // 2
+        broken = back
+    else:
+        at = np.concatenate([[0], moved])
+        low, high = series.t0_ns[moved - 1], series.t1_ns[moved]
+        edge = (low + high) // 2
+        period = int(np.median(np.diff(edge))) if len(edge) > 2 else int(high[0] - low[0])
+        first = min(int(middle[0]), int(edge[0]) - period)  # the first value was set one period before it changed
+        t = np.concatenate([[first], edge])
+        bracket = np.concatenate([[period // 2], (high - low) // 2])
+        broken = back[moved - 1]
+    t = np.maximum.accumulate(t)
+    keep = np.concatenate([[True], np.diff(t) > 0])
+    keep[-1] = True
+    if not keep[-2] and len(keep) > 2:
+        keep[-2] = False
+    if t[keep][-1] == t[keep][-2]:
+        t = t.copy()
+        t[-1] += 1
+    broken = np.logical_or.reduceat(broken, np.flatnonzero(keep)[:-1]) if len(broken) else broken
+    quantum = series.info.resolution or _quantum(cumulative)
+    return Curve(
+        series.info.device, series.info.domain, series.info.source, t[keep], cumulative[at][keep], bracket[keep],
+        broken, quantum, int(np.median(np.diff(t[keep]))), simulated=series.info.simulated, resets=int(np.sum(back)),
+    )  # fmt: skip
+
+
+def _from_gauge(series: Series) -> Curve:
+    """Trapezoid over every read (equal reads too: a constant is a measurement)."""
+    t = (series.t0_ns + series.t1_ns) // 2
+    keep = np.concatenate([[True], np.diff(t) > 0])
+    t, mw = t[keep], series.value[keep].astype(float)
+    step = np.diff(t) * (mw[1:] + mw[:-1]) / 2 / 1e6
+    uj = np.concatenate([[0], np.rint(np.cumsum(step))]).astype(np.int64)
+    period = int(np.median(np.diff(t))) if len(t) > 1 else 0
+    return Curve(
+        series.info.device, series.info.domain, series.info.source, t, uj, np.full(len(t), period // 2),
+        np.zeros(max(0, len(t) - 1), bool), 1, period, integrated=True, simulated=series.info.simulated,
+    )  # fmt: skip
+
+
+def _quantum(cumulative: Ints) -> int:
+    steps = np.diff(np.unique(cumulative))
+    return int(np.gcd.reduce(steps)) if len(steps) else 1
+
+
+def borders(curve: Curve, block_ns: int) -> Ints:
+    """Node indices that cut the curve into blocks of about block_ns; every node interval lies in exactly one block,
+    and an interval whose energy is unknown (reset) is a block of its own."""
+    picked = [0]
+    start = int(curve.t_ns[0])
+    slack = min(curve.period_ns, block_ns) // 2
+    broken = set(np.flatnonzero(curve.broken).tolist())
+    forced = broken | {k + 1 for k in broken}
+    for k in range(1, len(curve.t_ns)):
+        t = int(curve.t_ns[k])
+        if t - start >= block_ns - slack or k in forced or k == len(curve.t_ns) - 1:
+            picked.append(k)
+            start = t
+    return np.array(picked, np.int64)
+
+
+def choose(series: dict[str, Series]) -> tuple[list[Curve], list[str]]:
+    """One curve per (domain, device): a counter before an integrated gauge; and why others are missing."""
+    best: dict[tuple[str, str], Curve] = {}
+    notes: list[str] = []
+    for one in series.values():
+        made = curve_of(one)
+        if isinstance(made, str):
+            notes.append(made)
+            continue
+        key = (made.domain, made.device)
+        if key not in best or (best[key].integrated and not made.integrated):
+            best[key] = made
+    return list(best.values()), notes

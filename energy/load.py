@@ -1,0 +1,275 @@
+"""From a run directory to tables: requests as the proxy saw them (else as the generator did), steps, sensor series.
+
+Journals are parsed in chunks of whole lines by pyarrow, so that a million requests fit in time and memory; a chunk with
+a damaged line is read line by line and the damage is counted and noted. May not know: how energy is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from energy.columns import int_column, journal_tables, label_column
+from energy.tables import NONE, Ints, Labels, RequestTable, RunData, Series, StepTable
+from traces.errors import UserError
+from traces.records import PowerEvent, SensorInfo, from_row
+from traces.rundir import RunDir
+
+_DEP = pa.struct([("on", pa.string()), ("kind", pa.string()), ("blocking", pa.bool_()), ("anchor", pa.string())])
+_STRINGS = ("request_id", "workflow_id", "class_name", "agent_id", "outcome", "upstream")
+_TIMES = ("t_first_token_ns", "t_last_token_ns", "t_end_ns")
+_COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+_ENGINE = ("engine_queue_ns", "engine_prefill_ns", "engine_decode_ns")
+_READS = [("read_dt_ns", pa.list_(pa.int64())), ("read_tokens", pa.list_(pa.int32())), ("deps", pa.list_(_DEP))]
+_SHARED = [*((n, pa.int64()) for n in (*_TIMES, *_COUNTS, *_ENGINE)), *_READS]
+_REQUEST = pa.schema(
+    [
+        *((n, pa.string()) for n in (*_STRINGS, "node_id")),
+        ("t_arrival_ns", pa.int64()),
+        ("t_upstream_ns", pa.int64()),
+        *_SHARED,
+    ]
+)
+_DISPATCH = pa.schema(
+    [*((n, pa.string()) for n in (*_STRINGS, "wire_id")), ("due_ns", pa.int64()), ("t_sent_ns", pa.int64()), *_SHARED]
+)
+_STEP = pa.schema(
+    [("kind", pa.string())]
+    + [
+        (n, pa.int64())
+        for n in (
+            "t_ns", "num_ctx_requests", "num_ctx_tokens", "num_generation_requests", "num_generation_tokens",
+            "running", "preempted", "engine",
+        )
+    ]
+)  # fmt: skip
+_SAMPLE = pa.schema(
+    [("kind", pa.string()), ("source", pa.string()), *((n, pa.int64()) for n in ("t0_ns", "t1_ns", "value"))]
+)
+
+
+def load_run(run: RunDir) -> RunData:
+    """Everything attribution needs of a run. UserError when neither requests nor dispatch were recorded."""
+    notes: list[str] = []
+    requests = load_requests(run, notes)
+    series, events, processes = load_power(run, notes)
+    return RunData(requests, load_steps(run, notes), series, events, processes, notes)
+
+
+def load_requests(run: RunDir, notes: list[str]) -> RequestTable:
+    """The request table: requests.* where present, filled from dispatch.* (identity, due time); else dispatch.*."""
+    seen = [t for path in run.journals("requests") for t in journal_tables(path, _REQUEST, "request_id", notes)]
+    sent = [t for path in run.journals("dispatch") for t in journal_tables(path, _DISPATCH, "wire_id", notes)]
+    if not seen and not sent:
+        raise UserError(f"{run.path}: holds neither requests.*.jsonl nor dispatch.*.jsonl; nothing to attribute to")
+    dispatch = _from_dispatch(pa.concat_tables(sent)) if sent else None
+    if not seen:
+        notes.append("no proxy journal: times are the load generator's")
+        assert dispatch is not None
+        return dispatch
+    table = pa.concat_tables(seen)
+    del seen
+    requests = _from_requests(table)
+    return _joined(requests, dispatch) if dispatch is not None else requests
+
+
+def _reads(table: pa.Table, base_ns: Ints) -> tuple[Ints, Ints, Any]:
+    """(start per row, absolute ns, tokens) from delta lists; a row without its base time has no reads."""
+    lists = table["read_dt_ns"]
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
+    start = np.concatenate([[0], np.cumsum(counts)])
+    total = np.cumsum(_flat(lists, np.int64))
+    tokens = _flat(table["read_tokens"], np.int32)
+    if len(tokens) != len(total):  # a writer that left read_tokens out: one token a read
+        tokens = np.ones(len(total), np.int32)
+    before = np.concatenate([[0], total])[start[:-1]]
+    total += np.repeat(np.where(base_ns == NONE, 0, base_ns) - before, counts)
+    if np.any((base_ns == NONE) & (counts > 0)):
+        keep = np.repeat(base_ns != NONE, counts)
+        total, tokens = total[keep], tokens[keep]
+        start = np.concatenate([[0], np.cumsum(np.where(base_ns == NONE, 0, counts))])
+    return start, total, tokens
+
+
+def _flat(column: Any, dtype: Any) -> Any:
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate([np.asarray(p, dtype) for p in parts]) if parts else np.zeros(0, dtype)
+
+
+def _from_requests(table: pa.Table) -> RequestTable:
+    upstream = int_column(table, "t_upstream_ns")
+    arrival = int_column(table, "t_arrival_ns")
+    start, read_ns, read_tokens = _reads(table, arrival)
+    return _build(
+        table,
+        "request_id",
+        "node_id",
+        np.where(upstream == NONE, arrival, upstream),
+        arrival,
+        start,
+        read_ns,
+        read_tokens,
+    )
+
+
+def _from_dispatch(table: pa.Table) -> RequestTable:
+    sent = int_column(table, "t_sent_ns")
+    start, read_ns, read_tokens = _reads(table, sent)
+    return _build(table, "wire_id", "request_id", sent, int_column(table, "due_ns"), start, read_ns, read_tokens)
+
+
+def _build(
+    table: pa.Table, id_name: str, node: str, sent: Ints, due: Ints, start: Ints, read_ns: Ints, tokens: Any
+) -> RequestTable:
+    return RequestTable(
+        ids=table[id_name].to_pylist(),
+        nodes=table[node].to_pylist(),
+        workflow=label_column(table, "workflow_id"),
+        classes=label_column(table, "class_name"),
+        agent=label_column(table, "agent_id"),
+        outcome=label_column(table, "outcome"),
+        upstream=label_column(table, "upstream"),
+        due_ns=due,
+        sent_ns=sent,
+        first_ns=int_column(table, "t_first_token_ns"),
+        last_ns=int_column(table, "t_last_token_ns"),
+        end_ns=int_column(table, "t_end_ns"),
+        prompt=int_column(table, "prompt_tokens"),
+        cached=int_column(table, "cached_tokens"),
+        completion=int_column(table, "completion_tokens"),
+        queue_ns=int_column(table, "engine_queue_ns"),
+        prefill_ns=int_column(table, "engine_prefill_ns"),
+        decode_ns=int_column(table, "engine_decode_ns"),
+        read_start=start,
+        read_ns=read_ns,
+        read_tokens=tokens,
+        deps=table["deps"],
+    )
+
+
+def _joined(requests: RequestTable, dispatch: RequestTable) -> RequestTable:
+    """Proxy rows with the generator's identity and due time; generator rows the proxy never saw are appended."""
+    at = {wire: i for i, wire in enumerate(dispatch.ids)}
+    match = np.fromiter((at.get(r, -1) for r in requests.ids), np.int64, len(requests))
+    alone = np.setdiff1d(np.arange(len(dispatch)), match[match >= 0])
+    counts = np.concatenate([np.diff(requests.read_start), np.diff(dispatch.read_start)[alone]])
+    keep = np.zeros(len(dispatch.read_ns), bool)
+    for i in alone:
+        keep[dispatch.read_start[i] : dispatch.read_start[i + 1]] = True
+    due = np.where(match >= 0, dispatch.due_ns[match], requests.due_ns)
+
+    def both(name: str) -> Ints:
+        return np.concatenate([getattr(requests, name), getattr(dispatch, name)[alone]])
+
+    nobody = np.full(len(match), -1, np.int64)
+    named = [dispatch.nodes[m] if m >= 0 else n for m, n in zip(match, requests.nodes, strict=True)]
+    theirs = dispatch.deps.take(pa.array(alone)).combine_chunks()
+    mine = dispatch.deps.take(pa.array(match)) if np.all(match >= 0) else requests.deps
+    return RequestTable(
+        ids=requests.ids + [dispatch.ids[i] for i in alone],
+        nodes=named + [dispatch.nodes[i] for i in alone],
+        workflow=_fill(requests.workflow, dispatch.workflow, match, alone),
+        classes=_fill(requests.classes, dispatch.classes, match, alone),
+        agent=_fill(requests.agent, dispatch.agent, match, alone),
+        outcome=_fill(requests.outcome, dispatch.outcome, nobody, alone),
+        upstream=_fill(requests.upstream, dispatch.upstream, nobody, alone),
+        due_ns=np.concatenate([due, dispatch.due_ns[alone]]),
+        sent_ns=both("sent_ns"),
+        first_ns=both("first_ns"),
+        last_ns=both("last_ns"),
+        end_ns=both("end_ns"),
+        prompt=both("prompt"),
+        cached=both("cached"),
+        completion=both("completion"),
+        queue_ns=both("queue_ns"),
+        prefill_ns=both("prefill_ns"),
+        decode_ns=both("decode_ns"),
+        read_start=np.concatenate([[0], np.cumsum(counts)]),
+        read_ns=np.concatenate([requests.read_ns, dispatch.read_ns[keep]]),
+        read_tokens=np.concatenate([requests.read_tokens, dispatch.read_tokens[keep]]),
+        deps=pa.chunked_array([mine.combine_chunks(), theirs]),
+    )
+
+
+def _fill(mine: Labels, theirs: Labels, match: Ints, alone: Ints) -> Labels:
+    """The generator's label where it has the row, else the proxy's; then the rows only the generator has."""
+    names = list(dict.fromkeys([*mine.names, *theirs.names]))
+    index = {n: i for i, n in enumerate(names)}
+    own = np.array([*(index[n] for n in mine.names), -1], np.int32)[mine.codes]
+    other = np.array([*(index[n] for n in theirs.names), -1], np.int32)[theirs.codes]
+    joined = np.where(match >= 0, other[match], -1)
+    return Labels(np.concatenate([np.where(joined >= 0, joined, own), other[alone]]).astype(np.int32), names)
+
+
+def load_steps(run: RunDir, notes: list[str]) -> StepTable | None:
+    """The iteration stream of engine.*.jsonl, None when there is none."""
+    parts = [t for path in run.journals("engine") for t in journal_tables(path, _STEP, "t_ns", notes)]
+    if not parts:
+        return None
+    table = pa.concat_tables(parts)
+    table = table.filter(pc.equal(table["kind"], "step")).sort_by("t_ns")
+    if not table.num_rows:
+        return None
+    names = ("t_ns", "num_ctx_requests", "num_ctx_tokens", "num_generation_requests", "num_generation_tokens")
+    columns = [int_column(table, n) for n in (*names, "running", "preempted", "engine")]
+    columns[1:] = [np.where(c == NONE, 0, c) for c in columns[1:]]
+    return StepTable(*columns)
+
+
+def load_power(run: RunDir, notes: list[str]) -> tuple[dict[str, Series], list[PowerEvent], list[dict[str, Any]]]:
+    """Sensor series, the sampler's events, and rows about processes, of all power journals."""
+    infos: dict[str, SensorInfo] = {}
+    events: list[PowerEvent] = []
+    processes: list[dict[str, Any]] = []
+    tables: list[pa.Table] = []
+    for path in run.journals("power"):
+        for table in journal_tables(path, _SAMPLE, "kind", notes):
+            tables.append(table.filter(pc.equal(table["kind"], "sample")))
+        for row in _other_rows(path):
+            match row.get("kind"):
+                case "sensor":
+                    info = from_row(SensorInfo, row)
+                    infos.setdefault(info.source, info)
+                case "heartbeat" | "gap" | "reset" | "lost" | "anchor":
+                    events.append(from_row(PowerEvent, row))
+                case _:
+                    processes.append(row)
+    if not tables:
+        notes.append("no power journal: nothing was measured")
+        return {}, events, processes
+    return _series(pa.concat_tables(tables), infos, notes), events, processes
+
+
+def _other_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows that are no samples; samples are told apart by text, so that the many are not parsed twice."""
+    with path.open("rb") as file:
+        for line in file:
+            if b'"kind":"sample"' in line or b'"journal"' in line:
+                continue
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                continue  # counted by the table reader
+            if isinstance(row, dict) and row.get("kind") != "sample":
+                yield row
+
+
+def _series(table: pa.Table, infos: dict[str, SensorInfo], notes: list[str]) -> dict[str, Series]:
+    source = label_column(table, "source")
+    t0, t1, value = (int_column(table, n) for n in ("t0_ns", "t1_ns", "value"))
+    out: dict[str, Series] = {}
+    for code, name in enumerate(source.names):
+        rows = np.flatnonzero(source.codes == code)
+        if name not in infos:
+            notes.append(f"sensor {name}: samples without a description are left out")
+            continue
+        rows = rows[np.argsort(t0[rows], kind="stable")]
+        good = rows[value[rows] != NONE]
+        out[name] = Series(infos[name], t0[good], t1[good], value[good], failed=len(rows) - len(good))
+    return out

@@ -1,0 +1,135 @@
+"""Who did what in which block: one row per (request, phase, block) with its share of every feature of the model.
+
+The model of a block's energy is base (idle, tail, static power while busy split by time caused, engine steps split
+equally among scheduled sequences) plus own work (prompt tokens, their context, decoded tokens, context read). Rows here
+carry those features; sums over a block are the regressors, so that fit and split can never disagree.
+May not know: sensors, coefficients' values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from energy.tables import Floats, Ints, Mask, RequestTable
+from energy.work import Windows, WorkCurve, decode_reads, read_slices
+
+PREFILL, DECODE = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Rows sorted by nothing in particular. window: index into Windows; block: index into the borders' blocks.
+
+    work columns: steps (share of engine steps), prefill, prefill_context, decode, context (work.FEATURES);
+    seconds: time scheduled; waiting: seconds between sent and start (only for policies that charge it)."""
+
+    window: npt.NDArray[np.int32]
+    block: npt.NDArray[np.int32]
+    phase: npt.NDArray[np.int8]
+    work: Floats
+    seconds: Floats
+    waiting: Floats
+
+    def __len__(self) -> int:
+        return len(self.window)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Per block, times in seconds from the windows' origin on the work's axis (lag taken out): borders t (n + 1),
+    energy uJ (n), busy and tail seconds, summed work (n, 5), usable: energy known and fit for fitting."""
+
+    t: Floats
+    uj: Ints
+    busy: Floats
+    tail: Floats
+    work: Floats
+    usable: Mask
+
+    def __len__(self) -> int:
+        return len(self.uj)
+
+    @property
+    def seconds(self) -> Floats:
+        """Length of each block."""
+        return np.diff(self.t)
+
+    @property
+    def idle(self) -> Floats:
+        """Seconds with nothing scheduled, tail left out."""
+        return np.maximum(self.seconds - self.busy - self.tail, 0.0)
+
+
+def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats) -> Shares:
+    """Cut every window at the block borders t."""
+    window, block, phase, low, high = _cut(work, t)
+    seconds = np.maximum(high - low, 0.0)
+    out = np.zeros((len(window), 5), np.float64)
+    out[:, 0] = np.interp(high, curve.t, curve.share) - np.interp(low, curve.t, curve.share)
+    pre = phase == PREFILL
+    w = window[pre]
+    length = np.maximum(work.first[w] - work.start[w], 1e-9)
+    part0, part1 = (low[pre] - work.start[w]) / length, (high[pre] - work.start[w]) / length
+    tokens = work.prefill[w]
+    out[pre, 1] = tokens * (part1 - part0)
+    out[pre, 2] = tokens * (part1 - part0) * (work.cached[w] + tokens * (part0 + part1) / 2)
+    _decoded(requests, work, t, window, block, phase, out)
+    waiting = np.zeros(len(window))
+    return Shares(window, block, phase, out, seconds, waiting)
+
+
+def _cut(
+    work: Windows, t: Floats
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8], Floats, Floats]:
+    parts = []
+    for phase, (start, end) in enumerate(((work.start, work.first), (work.first, work.last))):
+        live = np.flatnonzero((end > start) & (end > t[0]) & (start < t[-1]))
+        b0 = np.clip(np.searchsorted(t, start[live], "right") - 1, 0, len(t) - 2)
+        b1 = np.clip(np.searchsorted(t, end[live], "left") - 1, 0, len(t) - 2)
+        n = b1 - b0 + 1
+        window = np.repeat(live, n)
+        block = np.repeat(b0, n) + np.arange(len(window)) - np.repeat(np.cumsum(n) - n, n)
+        low, high = np.maximum(start[window], t[block]), np.minimum(end[window], t[block + 1])
+        parts.append((window.astype(np.int32), block.astype(np.int32), np.full(len(window), phase, np.int8), low, high))
+    a, b = parts
+    return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))  # type: ignore[return-value]
+
+
+def _decoded(
+    requests: RequestTable,
+    work: Windows,
+    t: Floats,
+    window: npt.NDArray[np.int32],
+    block: npt.NDArray[np.int32],
+    phase: npt.NDArray[np.int8],
+    out: Floats,
+) -> None:
+    """Add decode tokens and context of every read to its row. Rows of one window's decode lie side by side."""
+    at = np.flatnonzero(phase == DECODE)
+    first_row = np.full(len(work), -1, np.int64)
+    first_block = np.zeros(len(work), np.int64)
+    last_block = np.full(len(work), -1, np.int64)
+    first_row[window[at][::-1]] = at[::-1]
+    first_block[window[at][::-1]] = block[at][::-1]
+    last_block[window[at]] = block[at]
+    for a, b in read_slices(requests, work.row):
+        index, when, tokens, context = decode_reads(requests, work, a, b)
+        inside = (when > t[0]) & (when <= t[-1]) & (first_row[index] >= 0)
+        index, when, tokens, context = index[inside], when[inside], tokens[inside], context[inside]
+        where = np.clip(np.searchsorted(t, when, "left") - 1, first_block[index], last_block[index])
+        row = first_row[index] + where - first_block[index]
+        base = int(row.min()) if len(row) else 0
+        size = int(row.max()) - base + 1 if len(row) else 0
+        out[base : base + size, 3] += np.bincount(row - base, tokens, size)
+        out[base : base + size, 4] += np.bincount(row - base, context, size)
+
+
+def blocks(rows: Shares, curve: WorkCurve, t: Floats, uj: Ints, usable: Mask) -> Blocks:
+    """Block totals of the rows."""
+    n = len(uj)
+    summed: Floats = np.stack([np.bincount(rows.block, rows.work[:, k], n) for k in range(5)], 1).astype(float)
+    _, busy, tail = curve.at(t)
+    return Blocks(t, uj, np.diff(busy), np.diff(tail), summed, usable)

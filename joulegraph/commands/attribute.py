@@ -1,0 +1,74 @@
+"""Put joules on requests, phases, agents and workflows of a run; writes attribution.parquet, workflows.parquet and
+ledger.json into it. The level (L1 proxy only, L2 engine metrics, L3 iteration stream) is the best the run holds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `joulegraph attribute`."""
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument(
+        "--policy", default="fitted", help="fitted (default), shapley, equal, time, tokens, output_tokens"
+    )
+    parser.add_argument("--level", default=None, help="L1, L2 or L3; default: the best the run holds")
+    parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Attribute and print the books."""
+    import orjson
+
+    from energy.attribute import attribute_run, score_truth
+    from traces.rundir import RunDir
+
+    where = RunDir.open(args.run)
+    result = attribute_run(where, policy=args.policy, level=args.level)
+    out = {"run": str(args.run), **result.totals, "truth_error": score_truth(where, result)}
+    if args.json:
+        sys.stdout.write(orjson.dumps(out, option=orjson.OPT_SERIALIZE_NUMPY).decode() + "\n")
+        return 0
+    sys.stdout.write("\n".join(lines(result, out)) + "\n")
+    return 0
+
+
+def lines(result: Any, out: dict[str, Any]) -> list[str]:
+    """The books and the fit as plain text."""
+    from energy.output import fit_json
+
+    text = [f"level {out['level']}, policy {out['policy']}"]
+    for name, book in out["components"].items():
+        text.append(
+            f"{name}: measured {book['measured_uj'] / 1e6:.1f} J = attributed {book['attributed_uj'] / 1e6:.1f}"
+            f" + idle {book['idle_uj'] / 1e6:.1f} + tail {book['tail_uj'] / 1e6:.1f}"
+            f" + foreign {book['foreign_uj'] / 1e6:.1f}"
+            f" + unmeasured {book['unmeasured_uj'] / 1e6:.1f} (off by {book['closure_uj']} uJ)"
+        )
+    for device in result.devices:
+        fit = fit_json(device.fit)
+        lag = (
+            f"{device.lag.lag_s * 1e3:.0f} +- {device.lag.spread_s * 1e3:.0f} ms"
+            if device.lag.known
+            else "not resolved"
+        )
+        text.append(
+            f"{device.curve.source}: lag {lag}; {fit['blocks']} blocks, residual {fit['residual_w']:.1f} W, condition"
+            f" {fit['condition']:.0f}; prior: {fit['prior']}"
+        )
+        text += [
+            f"    {term:16} {value:.4g} J  [{fit['interval90'][term][0]:.3g}, {fit['interval90'][term][1]:.3g}]"
+            for term, value in fit["joules"].items()
+        ]
+    for name, row in out.get("workflow_classes", {}).items():
+        if row.get("j_per_workflow") is not None:
+            text.append(
+                f"{name}: {row['workflows']} workflows, {row['requests']} requests,"
+                f" {row['j_per_workflow']:.2f} J per workflow"
+            )
+    if out["truth_error"]:
+        text.append(f"truth: median error {out['truth_error']['median']:.2%}, p95 {out['truth_error']['p95']:.2%}")
+    return text + [f"note: {n}" for n in out["notes"]]
