@@ -38,6 +38,32 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Polled:
+    """The same source at another period (probes poll counters at a fifth of their update period)."""
+
+    source: Source
+    poll_ns: int
+
+    @property
+    def name(self) -> str:
+        """As the source's."""
+        return self.source.name
+
+    @property
+    def infos(self) -> tuple[SensorInfo, ...]:
+        """As the source's."""
+        return self.source.infos
+
+    def read(self, now_ns: NowNs) -> list[Reading]:
+        """As the source's."""
+        return self.source.read(now_ns)
+
+    def close(self) -> None:
+        """As the source's."""
+        self.source.close()
+
+
+@dataclass(frozen=True, slots=True)
 class Missing:
     """A sensor that cannot be read here: why, and the command or step that would grant it (None: nothing can)."""
 

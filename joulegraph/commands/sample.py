@@ -5,9 +5,11 @@ view. Runs alone, beside any load, until --duration or Ctrl-C. A machine with no
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,33 +92,57 @@ def _introduce(ready: Ready) -> None:
 
 def _watch(ready: Ready, reader: StatusReader, duration_s: float | None, alive: Callable[[], bool]) -> str:
     """Show the sensors until the time is up; what ended it."""
-    from rich.console import Console
-    from rich.live import Live
-    from rich.table import Table
-
-    console = Console(stderr=True)
-    before = dict.fromkeys((info.source for info in ready.sensors), (0, 0))
     end = None if duration_s is None else time.monotonic() + duration_s
-
-    def table() -> Table:
-        grid = Table(title=f"ticks {reader.get('ticks')}  missed {reader.get('missed')}")
-        for head in ("sensor", "domain", "watts"):
-            grid.add_column(head, justify="right" if head == "watts" else "left")
-        for info in ready.sensors:
-            value, t_ns = reader.get(f"{info.source}.value"), reader.get(f"{info.source}.t_ns")
-            grid.add_row(info.source, info.domain, _watts(info.reading, before[info.source], (value, t_ns)))
-            if t_ns - before[info.source][1] >= 1_000_000_000:
-                before[info.source] = (value, t_ns)
-        return grid
-
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    with _view(ready, reader) as refresh:
         while end is None or time.monotonic() < end:
             if not alive():
                 return "sampler"
             time.sleep(min(0.5, max(0.0, end - time.monotonic())) if end else 0.5)
-            if console.is_terminal:
-                live.update(table(), refresh=True)
+            refresh()
     return "duration"
+
+
+@contextmanager
+def _view(ready: Ready, reader: StatusReader) -> Iterator[Callable[[], None]]:
+    """A live table on a terminal, one line every ten seconds elsewhere."""
+    before = dict.fromkeys((info.source for info in ready.sensors), (0, 0))
+
+    def rows() -> list[tuple[str, str, str]]:
+        shown = []
+        for info in ready.sensors:
+            now = reader.get(f"{info.source}.value"), reader.get(f"{info.source}.t_ns")
+            shown.append((info.source, info.domain, _watts(info.reading, before[info.source], now)))
+            if now[1] - before[info.source][1] >= 1_000_000_000:
+                before[info.source] = now
+        return shown
+
+    def head() -> str:
+        return f"{reader.get('ticks')} reads, {reader.get('missed')} missed"
+
+    if not sys.stderr.isatty():
+        calls = itertools.count(1)
+
+        def line() -> None:
+            shown = rows()
+            if next(calls) % 20 == 0:
+                _say(f"{head()}  " + "  ".join(f"{name} {watts} W" for name, _, watts in shown))
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    def table() -> Table:
+        grid = Table(title=head())
+        for name in ("sensor", "domain", "watts"):
+            grid.add_column(name, justify="right" if name == "watts" else "left")
+        for row in rows():
+            grid.add_row(*row)
+        return grid
+
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+        yield lambda: live.update(table(), refresh=True)
 
 
 def _watts(reading: str, before: tuple[int, int], now: tuple[int, int]) -> str:

@@ -50,6 +50,11 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
     *handle = (void *)(uintptr_t)(index + 1);
     return OK;
 }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) {
+    if (strncmp(uuid, "GPU-fake-", 9)) return NOT_FOUND;
+    *handle = (void *)(uintptr_t)(uuid[9] - '0' + 1);
+    return OK;
+}
 int nvmlDeviceGetUUID(void *handle, char *out, unsigned length) {
     strncpy(out, (uintptr_t)handle == 1 ? "GPU-fake-0" : "GPU-fake-1", length);
     return OK;

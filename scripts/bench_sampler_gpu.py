@@ -1,0 +1,112 @@
+"""What sampling costs a GPU's user: throughput of GPU work with the sampler off and on (ABBA), CPU and driver time.
+
+Needs torch with CUDA. Two loads: large matrix products (GPU-bound) and small ones (launch-bound, where driver calls
+of another process would show first). Touches no setting of the card.
+
+    python scripts/bench_sampler_gpu.py [--seconds 8] [--rounds 3] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def loads() -> dict[str, Callable[[], int]]:
+    """Name -> a burst of about 10 ms that returns how many products it did."""
+    import torch
+
+    def burst(size: int, count: int) -> Callable[[], int]:
+        a = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
+        out = torch.empty_like(a)
+
+        def run() -> int:
+            for _ in range(count):
+                torch.mm(a, a, out=out)
+            torch.cuda.synchronize()
+            return count
+
+        return run
+
+    return {"large": burst(8192, 8), "small": burst(256, 1000)}
+
+
+def throughput(burst: Callable[[], int], seconds: float) -> float:
+    """Products per second."""
+    begin = time.perf_counter()
+    done = 0
+    while time.perf_counter() - begin < seconds:
+        done += burst()
+    return done / (time.perf_counter() - begin)
+
+
+def sampled(burst: Callable[[], int], seconds: float) -> tuple[float, dict[str, Any]]:
+    """The same with the sampler beside it, and what the sampler says of itself."""
+    from energy.sampling import SamplerConfig, start_sampler
+    from energy.summary import summarise
+    from traces.journal import JournalReader
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "power.jsonl"
+        child, _ = start_sampler(SamplerConfig(journal=str(path)))
+        rate = throughput(burst, seconds)
+        child.stop()
+        summary = summarise(JournalReader(path))
+    calls = {name: sum(s.call_ns) for name, s in summary.sensors.items()}
+    # Sensors read by one call share its time; count each call once (instantaneous and memory power come together).
+    driver_ns = sum(ns for name, ns in calls.items() if ".hbm" not in name and ".module" not in name)
+    beat = summary.last_beat
+    return rate, {
+        "cpu_percent": None if summary.cpu_share is None else 100 * summary.cpu_share,
+        "driver_percent": 100 * driver_ns / (seconds * 1e9),
+        "missed": beat.missed if beat else None,
+        "late_p99_ms": summary.late_p99_ns / 1e6,
+        "mean_w": {name: s.mean_mw and s.mean_mw / 1000 for name, s in summary.sensors.items()},
+        "call_us": {name: statistics.median(s.call_ns) / 1000 for name, s in summary.sensors.items() if s.call_ns},
+    }
+
+
+def main() -> int:
+    """Run both loads, print the differences."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--rounds", type=int, default=3, help="ABBA rounds")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    result: dict[str, Any] = {}
+    for name, burst in loads().items():
+        throughput(burst, 3.0)  # warm
+        off: list[float] = []
+        on: list[float] = []
+        said: dict[str, Any] = {}
+        for _ in range(args.rounds):
+            off.append(throughput(burst, args.seconds))
+            for _ in range(2):
+                rate, said = sampled(burst, args.seconds)
+                on.append(rate)
+            off.append(throughput(burst, args.seconds))
+        change = [100 * (b / a - 1) for a, b in zip(off, on, strict=True)]
+        result[name] = {
+            "off_per_s": statistics.mean(off),
+            "on_per_s": statistics.mean(on),
+            "change_percent": statistics.mean(change),
+            "change_sem_percent": statistics.stdev(change) / len(change) ** 0.5,
+            **said,
+        }
+        sys.stderr.write(f"{name}: {json.dumps(result[name])}\n")
+    if args.json:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
