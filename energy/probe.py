@@ -168,7 +168,7 @@ def on_time(edges_ns: Ints, at_ns: Floats) -> Floats:
 
 def response(of: Series, edges_ns: Ints) -> Response | None:
     """Fit lag and averaging window to a square wave. None with fewer than 20 readings or no step to see."""
-    readings = of.updates() if of.counter else of
+    readings = of.updates() if of.counter else _at_updates(of)
     if len(readings.t_ns) < 20 or len(edges_ns) < 2:
         return None
     watts, begins, ends = _as_watts(readings)
@@ -183,6 +183,17 @@ def response(of: Series, edges_ns: Ints) -> Response | None:
     each = [_cycle_lag(watts, begins, ends, edges_ns, k, window) for k in range(len(edges_ns))]
     lags = sorted(value for value in each if value is not None) or [lag]
     return Response(lag * _MS, lags[0] * _MS, lags[-1] * _MS, window * _MS, low, high, rms)
+
+
+def _at_updates(of: Series) -> Series:
+    """A gauge's readings just after each update (also where the new value equals the old), so that none is stale."""
+    period_ns = updates(of).period_p5_ns or 0
+    keep, last = [], -period_ns
+    for i, (t, changed) in enumerate(zip(of.t_ns.tolist(), np.diff(of.value, prepend=-1) != 0, strict=True)):
+        if changed or t - last >= period_ns:
+            keep.append(i)
+            last = t
+    return Series(of.source, False, of.t_ns[keep], of.value[keep])
 
 
 def _as_watts(readings: Series) -> tuple[Floats, Floats, Floats]:

@@ -28,7 +28,7 @@ from traces.child import Child, on_lifeline_end, spawn
 
 _MS = 1_000_000
 _SECOND = 1_000_000_000
-_SQUARE = (500 * _MS, 1000 * _MS, 8 * _SECOND)
+SQUARE = (500 * _MS, 1037 * _MS, 11 * 1037 * _MS)  # no multiple of an update period: each cycle is seen at other phases
 _DUTY = (
     (25 * _MS, 101 * _MS, 13 * _SECOND),
     (25 * _MS, 100 * _MS, 8 * _SECOND),
@@ -67,13 +67,13 @@ def probe_cpu(found: Found, say: Callable[[str], None], workers: int | None = No
     """Square wave on all cores."""
     count = workers or len(os.sched_getaffinity(0))
     with _workers(count, "cpu") as children:
-        return _record(found, children, [_SQUARE], say)
+        return _record(found, children, [SQUARE], say)
 
 
 def probe_gpu(found: Found, library: str, say: Callable[[str], None]) -> Recording:
     """Square wave, drifting, locked and full work on the first GPU."""
     with _workers(1, library) as children:
-        return _record(found, children, [_SQUARE, *_DUTY], say)
+        return _record(found, children, [SQUARE, *_DUTY], say)
 
 
 def judge(recording: Recording) -> dict[str, Probed]:
