@@ -55,6 +55,8 @@ class EngineCore:
         self._due: list[dict[Seq, None]] = [{} for _ in range(limits.block_size)]
         self._ends: dict[int, list[Seq]] = {}
         self._flight: Flight | None = None
+        self._changes = 0  # grows whenever blocks were freed or prompts computed: only then can the head's luck change
+        self._stuck: tuple[Seq, int] | None = None
         self._left: list[str] = []
         self._last: StepRecord | None = None
         self._t_last_ns = 0  # end of the last completed step
@@ -281,16 +283,17 @@ class EngineCore:
         budget = limits.max_num_batched_tokens - len(self._decoding) - sum(c.tokens for c in chunks)
         while self._waiting and budget > 0 and len(self._running) < limits.max_num_seqs:
             seq = self._waiting[0]
+            if self._stuck == (seq, self._changes):
+                return
             # The last token is always computed: its logits are what the step is for.
             usable = (seq.known - 1) // limits.block_size
             hits = self.kv.lookup(seq.hashes[:usable]) if limits.enable_prefix_caching else 0
             cached = hits * limits.block_size
             tokens = min(seq.known - cached, budget)
             need = self._blocks(cached + tokens) - hits
-            if need > self.kv.free_blocks:
-                return
-            ids = self.kv.ids_of(seq.hashes[:hits])
-            if need + self.kv.unreferenced(ids) > self.kv.free_blocks:
+            ids = self.kv.ids_of(seq.hashes[:hits]) if need <= self.kv.free_blocks else None
+            if ids is None or need + self.kv.unreferenced(ids) > self.kv.free_blocks:
+                self._stuck = (seq, self._changes)
                 return
             self._waiting.popleft()
             self.kv.touch(ids)
@@ -304,6 +307,7 @@ class EngineCore:
         if need:
             seq.blocks += self.kv.allocate(need)
         chunks.append(Chunk(seq, tokens, seq.computed))
+        self._changes += 1
         # As in vLLM, blocks count as cached when they are scheduled: a later sequence of the same step may use them.
         self._register(seq, seq.computed + tokens)
 
@@ -338,6 +342,7 @@ class EngineCore:
             del self._prefilling[seq]
         self._register(seq, seq.computed)
         self.kv.free(seq.blocks)
+        self._changes += 1
         seq.blocks = []
 
     # -- results ------------------------------------------------------------------------------------------------

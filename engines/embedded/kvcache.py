@@ -65,8 +65,7 @@ class BlockPool:
 
     def ids_of(self, hashes: Sequence[int]) -> Ids:
         """Block ids of cached hashes, in order."""
-        table = self._table
-        return np.fromiter((table[h] for h in hashes), dtype=np.int64, count=len(hashes))
+        return np.array(list(map(self._table.__getitem__, hashes)), dtype=np.int64)
 
     def unreferenced(self, ids: Ids) -> int:
         """How many of these cached blocks are free now (using them takes that many from the free ones)."""
@@ -97,8 +96,12 @@ class BlockPool:
             missing -= len(live)
         taken = np.concatenate(parts) if len(parts) > 1 else parts[0]
         held = self._hash[taken]
+        table, twins = self._table, self._twins
         for block, key in zip(taken[held != 0].tolist(), held[held != 0].tolist()):
-            self._forget(block, key)
+            if key in twins:
+                self._forget(block, key)
+            else:
+                del table[key]
         self._hash[taken] = 0
         self._refs[taken] = 1
         self._stamp[taken] = 0
@@ -135,6 +138,10 @@ class BlockPool:
             self._hash[blocks[0]] = hashes[0]
         else:
             self._hash[np.array(blocks)] = np.array(hashes, dtype=np.uint64)
+        known = [(block, key) for block, key in zip(blocks, hashes) if key in table]
+        if not known:
+            table.update(zip(hashes, blocks))
+            return
         for block, key in zip(blocks, hashes):
             if table.setdefault(key, block) != block:
                 self._twins.setdefault(key, []).append(block)
