@@ -40,12 +40,12 @@ class Front(asyncio.Protocol):
         "_headers",
         "_hub",
         "_idle_ns",
-        "_keep_alive",
         "_now_ns",
         "_parser",
         "_parts",
         "_paused_ns",
         "_pipelined",
+        "_start",
         "_streaming",
         "_t_first_ns",
         "_target",
@@ -86,7 +86,7 @@ class Front(asyncio.Protocol):
         self._pipelined = False
         self._streaming = False
         self._upload_paused = False
-        self._keep_alive = False
+        self._start = (b"", "", False)  # method, version, keep-alive
         self.close_after = False
         self.head: RequestHead | None = None
         self.exchange: Exchange | None = None
@@ -182,7 +182,8 @@ class Front(asyncio.Protocol):
         """The head is whole."""
         if not self._complete:
             self._head_done = True
-            self._keep_alive = self._parser.should_keep_alive()
+            parser = self._parser
+            self._start = (parser.get_method(), parser.get_http_version(), parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body, without chunk framing."""
@@ -208,9 +209,9 @@ class Front(asyncio.Protocol):
             self._take_body(now)
 
     def _open(self, now: int) -> None:
-        hub, parser = self._hub, self._parser
-        version, method = parser.get_http_version(), parser.get_method()
-        head = read_request(method, self._target, version, self._headers, self._keep_alive, hub.config, hub.extra_paths)
+        hub = self._hub
+        method, version, keep_alive = self._start
+        head = read_request(method, self._target, version, self._headers, keep_alive, hub.config, hub.extra_paths)
         self._headers = []
         if isinstance(head, Refusal):
             self.refuse(head)
@@ -265,7 +266,7 @@ class Front(asyncio.Protocol):
 
     def _upgrade(self, rest: bytes, now: int) -> None:
         """llhttp stops at an Upgrade header: a WebSocket becomes a tunnel, anything else is read as if it were not."""
-        method, target, headers = self._parser.get_method(), self._target, self._headers
+        method, target, headers = self._start[0], self._target, self._headers
         self._complete = False
         self._parser = httptools.HttpRequestParser(self)
         wanted = {name.lower(): value.lower() for name, value in headers}.get(b"upgrade")

@@ -21,7 +21,7 @@ from proxy.config import ProxyConfig
 from proxy.page import slot_names
 from proxy.server import RunningProxy, start
 from traces.errors import UserError
-from traces.journal import JournalWriter, QueuedWriter
+from traces.journal import QueuedWriter
 from traces.rundir import RunDir
 from traces.status import StatusPage
 
@@ -132,8 +132,3 @@ async def _tick(page: StatusPage, journal: QueuedWriter) -> None:
 def _show(page: StatusPage, journal: QueuedWriter) -> None:
     page.set("journal_depth", journal.depth)
     page.set("journal_dropped", journal.dropped)
-
-
-def open_journal(run: RunDir, worker: int) -> JournalWriter:
-    """The journal of one worker (also used inline, in virtual time)."""
-    return run.writer("requests", str(worker), mono_ns=time.monotonic_ns(), wall_ns=time.time_ns())

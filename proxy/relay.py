@@ -222,7 +222,10 @@ class Relay:
             out = data if used == len(data) else data[:used]
         else:
             out = self._cut.out if self._cut is not None else payload
-        self.front.write(first + out if first else out)
+        if first:
+            self.replied = True
+            out = first + out
+        self.front.write(out)
         tokens = self.exchange.read(now, used, payload)
         if tokens:
             self._hub.page.tokens(tokens)
@@ -276,7 +279,6 @@ class Relay:
         self._keep_upstream = head.keep_alive and not until_close
         text = self._hub.config.record_content == "text"
         exchange.reply(head.status, head.event_stream, head.encoded, keep_text=text)
-        self.replied = True
 
     def _reply_head(self, head: ReplyHead, request: RequestHead) -> bytes:
         lines = head.lines
