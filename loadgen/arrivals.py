@@ -8,13 +8,14 @@ Only arrivals move; a workflow's inner delays (tool and think time) are never sc
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import islice
+from itertools import accumulate, count, islice, repeat
 from random import Random
 from typing import Literal
 
+from loadgen.rates import profile, rescaled
 from traces.errors import UserError
 from traces.workflow import Manifest, Node, Workflow
 
@@ -29,6 +30,8 @@ class Arrivals:
     process: Process = "recorded"
     rate_per_s: float | None = None
     """workflows per second, for every process but `recorded`"""
+    rate_profile: str | None = None
+    """in place of rate_per_s, a rate that changes with time: ramp:, burst:, mmpp:, series: (loadgen.rates)"""
     cv: float = 1.0
     """coefficient of variation of the gaps, for `gamma`"""
     speed: float = 1.0
@@ -87,7 +90,7 @@ def check(wanted: Arrivals) -> None:
     """UserError for figures that cannot be meant."""
     if not wanted.speed > 0:
         raise UserError(f"--speed {wanted.speed:g}: must be above 0; 2 replays twice as fast")
-    if wanted.process != "recorded" and not (wanted.rate_per_s or 0) > 0:
+    if wanted.process != "recorded" and wanted.rate_profile is None and not (wanted.rate_per_s or 0) > 0:
         raise UserError(f"--rate {wanted.rate_per_s}: the {wanted.process} process needs workflows per second above 0")
     if wanted.process == "gamma" and not wanted.cv > 0:
         raise UserError(f"--cv {wanted.cv:g}: must be above 0; 1 is Poisson")
@@ -100,33 +103,28 @@ def check(wanted: Arrivals) -> None:
 
 
 def offsets(wanted: Arrivals) -> Iterator[int]:
-    """Endless arrival offsets (ns) of a process, the same for the same seed."""
+    """Arrival offsets (ns) of a process, the same for the same seed; endless unless the rate profile ends."""
+    if wanted.rate_profile is not None:
+        return rescaled(_unit_gaps(wanted), profile(wanted.rate_profile, wanted.seed))
     rate = wanted.rate_per_s or 1.0
+    if wanted.process == "constant":  # from the index, so that no rounding adds up
+        return (round(index * _S / rate) for index in count())
+    return (round(at * _S / rate) for at in accumulate(_unit_gaps(wanted)))
+
+
+def _unit_gaps(wanted: Arrivals) -> Iterator[float]:
+    """Gaps of mean 1 in the shape of the process."""
     random = Random(f"arrivals:{wanted.seed}")
     match wanted.process:
         case "constant":
-            return _constant(rate)
+            return repeat(1.0)
         case "poisson":
-            return _renewal(lambda: random.expovariate(rate))
+            return (random.expovariate(1.0) for _ in count())
         case "gamma":
             shape = 1 / wanted.cv**2
-            return _renewal(lambda: random.gammavariate(shape, 1 / (shape * rate)))
+            return (random.gammavariate(shape, 1 / shape) for _ in count())
         case "recorded":
             raise ValueError("recorded arrivals have no process of their own")
-
-
-def _constant(rate: float) -> Iterator[int]:
-    index = 0
-    while True:  # from the index, so that no rounding adds up
-        yield round(index * _S / rate)
-        index += 1
-
-
-def _renewal(gap_s: Callable[[], float]) -> Iterator[int]:
-    at = 0.0
-    while True:
-        at += gap_s()
-        yield round(at * _S)
 
 
 def retime(workflows: Iterable[Workflow], at_ns: Iterator[int]) -> Iterator[Workflow]:
@@ -223,7 +221,7 @@ def _idle_capped(stream: Iterable[Workflow], cap_ns: int) -> Iterator[Workflow]:
 
 def _process_sentence(wanted: Arrivals) -> str:
     shape = f" with coefficient of variation {wanted.cv:g}" if wanted.process == "gamma" else ""
-    rate = f"{wanted.rate_per_s:g} workflows/s"
+    rate = wanted.rate_profile or f"{wanted.rate_per_s:g} workflows/s"
     return f"Arrivals replaced by a {wanted.process} process of {rate}{shape} (seed {wanted.seed})."
 
 

@@ -49,7 +49,8 @@ class Bodies:
         self._manifest = manifest
         self._ids = TokenIds(salt, block_size=manifest.block_size, vocab=target.vocab)
         self._words = Words(salt, block_size=manifest.block_size)
-        self._prefix = target.base
+        self._paths = {api: target.base + path for api, path in PATHS.items()}
+        self._opening = b'{"model":' + orjson.dumps(target.model)
 
     def render(self, node: Node, live: Mapping[str, Output] | None = None) -> Body:
         """The body for a node. live: outputs of parents by request id, to be used instead of recorded content.
@@ -61,17 +62,19 @@ class Bodies:
             raise UserError(
                 f"node {node.request_id}: api {api!r} cannot be replayed over HTTP; use one of {', '.join(PATHS)}"
             )
-        model = self._target.model if self._target.force_model or not node.model else node.model
-        parts = [b'{"model":', orjson.dumps(model), b","]
+        target = self._target
+        named = target.force_model or not node.model
+        model = target.model if named else node.model or ""
+        opening = self._opening if named else b'{"model":' + orjson.dumps(model)
         match api:
             case "completions":
-                parts += [b'"prompt":', self._completion_prompt(node, live), b',"max_tokens":%d' % node.output_length]
+                content, given, limit = b',"prompt":', self._completion_prompt(node, live), b',"max_tokens":%d'
             case "chat" | "messages":
-                parts += [b'"messages":', self._messages(node, live), b',"max_tokens":%d' % node.output_length]
+                content, given, limit = b',"messages":', self._messages(node, live), b',"max_tokens":%d'
             case _:
-                parts += [b'"input":', self._input(node, live), b',"max_output_tokens":%d' % node.output_length]
-        parts.append(self._rest(node, api))
-        return Body(api, self._prefix + PATHS[api], b"".join(parts), node.stream, model)
+                content, given, limit = b',"input":', self._input(node, live), b',"max_output_tokens":%d'
+        data = b"".join([opening, content, given, limit % node.output_length, self._rest(node, api)])
+        return Body(api, self._paths[api], data, node.stream, model)
 
     def _rest(self, node: Node, api: str) -> bytes:
         """Everything after prompt and length: exactness, streaming, sampling, tools; closes the object."""

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import shake_128
+from typing import Any
 
 import numpy as np
 
@@ -86,9 +87,10 @@ class TokenIds:
         self._size = block_size
         self._span = high - low
         self._width = len(str(high - 1)) + 1
-        table = [f"{i},".rjust(self._width) for i in range(low, high)]
-        self._table = np.array(table, dtype=f"S{self._width}")
-        self._low = low
+        table = np.array([f"{i},".rjust(self._width) for i in range(low, high)], dtype=f"S{self._width}")
+        self._two_bytes = self._span <= 1 << 16
+        """random 16-bit numbers index a table that repeats to that size: no arithmetic per prompt"""
+        self._table: np.ndarray[Any, np.dtype[np.bytes_]] = np.resize(table, 1 << 16) if self._two_bytes else table
         self._cache = _Rendered(cache)
 
     def json(self, parts: Sequence[Segment]) -> bytes:
@@ -98,7 +100,7 @@ class TokenIds:
 
     def ids(self, parts: Sequence[Segment]) -> list[int]:
         """The same prompt as integers."""
-        return [i for p in parts for i in (self._numbers(p.key, p.tokens) + self._low).tolist()]
+        return [int(token) for p in parts for token in self._segment(p)[:-1].split(b",")]
 
     def _segment(self, part: Segment) -> bytes:
         if not part.shared or part.tokens > self._size:
@@ -110,12 +112,13 @@ class TokenIds:
         return whole if part.tokens == self._size else whole[: part.tokens * self._width]
 
     def _render(self, key: str, tokens: int) -> bytes:
-        return self._table[self._numbers(key, tokens)].tobytes()
-
-    def _numbers(self, key: str, tokens: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
-        wide = np.uint16 if self._span <= 1 << 16 else np.uint32
-        raw = shake_128(f"ids\0{self._salt}\0{key}".encode()).digest(tokens * np.dtype(wide).itemsize)
-        return np.frombuffer(raw, dtype=wide).astype(np.uint32) % np.uint32(self._span)
+        stream = shake_128(f"ids\0{self._salt}\0{key}".encode())
+        if self._two_bytes:
+            picked = self._table[np.frombuffer(stream.digest(2 * tokens), dtype=np.uint16)]
+        else:
+            picked = self._table[np.frombuffer(stream.digest(4 * tokens), dtype=np.uint32) % np.uint32(self._span)]
+        rendered: bytes = picked.tobytes()
+        return rendered
 
 
 class Words:

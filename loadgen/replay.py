@@ -47,6 +47,11 @@ class ReplayOptions:
     prewarm: int = 0
     """connections opened before t0"""
     bounds: Bounds = field(default_factory=Bounds)
+    closed_loop_users: int | None = None
+    """CLOSED LOOP instead of open: this many users, each taking the next workflow when its last one has ended (recorded
+    arrivals are not used). The engine then sets the pace, and figures from due hide what waiting users would see."""
+    closed_loop_think_ns: int = 0
+    """a user's pause between workflows"""
     cancel: Callable[[Node], int | None] | None = None
     """cancellation injection: ns after sending at which this node's request is dropped, or None"""
 
@@ -137,7 +142,10 @@ class _Shell:
         self._source, self._t0_ns = source, t0_ns
         self._spawn(self._watch_stop(stop))
         self._spawn(self._watch_timeouts())
-        self._pull()
+        if self._options.closed_loop_users is None:
+            self._pull()
+        for _ in range(self._options.closed_loop_users or 0):
+            self._next_for_user(t0_ns)
         self._pump()
         await self._over
 
@@ -200,13 +208,22 @@ class _Shell:
         if workflow is None:
             self._exhausted = True
         else:
-            self._at(self._t0_ns + arrival_ns(workflow), partial(self._begin, workflow))
+            self._at(self._t0_ns + arrival_ns(workflow), partial(self._begin, workflow, self._t0_ns))
 
-    def _begin(self, workflow: Workflow, _: int) -> None:
+    def _next_for_user(self, start_ns: int) -> None:
+        """Closed loop: a user's next workflow, its first root due at start_ns."""
+        workflow = None if self.stopped else next(self._source, None)
+        if workflow is None:
+            self._exhausted = True
+        else:
+            self._at(start_ns, partial(self._begin, workflow, start_ns - arrival_ns(workflow)))
+
+    def _begin(self, workflow: Workflow, origin_ns: int, _: int) -> None:
         if self.stopped:
             return
-        self._pull()
-        run = _Run(Walk(workflow, self._t0_ns))
+        if self._options.closed_loop_users is None:
+            self._pull()
+        run = _Run(Walk(workflow, origin_ns))
         self._runs[run] = None
         self.tally.workflow_started()
         self._release(run, run.walk.start())
@@ -225,6 +242,8 @@ class _Shell:
             del self._runs[run]
             makespan = None if run.first_due_ns is None else run.last_end_ns - run.first_due_ns
             self.tally.workflow_ended(not run.failed, makespan)
+            if self._options.closed_loop_users is not None and not self._exhausted:
+                self._next_for_user(self._now_ns() + self._options.closed_loop_think_ns)
 
     def _skip(self, run: _Run, nodes: list[Node], why: str) -> None:
         now = self._now_ns()
