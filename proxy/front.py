@@ -275,6 +275,9 @@ class Front(asyncio.Protocol):
             self._open(now)
             self._open_tunnel(rest)
             return
+        if method == b"CONNECT":
+            self.refuse(Refusal(400, "bad_target", "this proxy opens no tunnels to other hosts"))
+            return
         plain = [pair for pair in headers if pair[0].lower() != b"upgrade"]
         again = b"".join(
             [method, b" ", target, b" HTTP/1.1\r\n", *(n + b": " + v + b"\r\n" for n, v in plain), b"\r\n"]
