@@ -1,6 +1,6 @@
 """Rates that change with time: ramps, bursts, Markov-modulated states, a series from a file.
 
-Why: every arrival process is unit-mean gaps (constant, exponential, gamma) stretched by a rate; so the shape of the gaps
+Why: every arrival process is unit-mean gaps (constant, exponential, gamma) stretched by a rate: the shape of the gaps
 and the course of the rate are chosen independently. May not know: workflows, clocks. Rates are workflows per second.
 
 A profile is written as one word: `ramp:FROM:TO:SECONDS` (then stays), `burst:LOW:HIGH:LOW_S:HIGH_S` (alternating),

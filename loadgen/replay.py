@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from engines import dialects
@@ -29,6 +30,7 @@ from traces.status import StatusPage
 from traces.workflow import Manifest, Node, Workflow, dep_row
 
 _S = 1_000_000_000
+_LAG_EVERY_NS = _S // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,10 @@ class ReplayOptions:
     arrivals are not used). The engine then sets the pace, and figures from due hide what waiting users would see."""
     closed_loop_think_ns: int = 0
     """a user's pause between workflows"""
-    cancel: Callable[[Node], int | None] | None = None
-    """cancellation injection: ns after sending at which this node's request is dropped, or None"""
+    cancel_share: float = 0.0
+    """cancellation injection: this share of requests (chosen by id, so the same in every run of a salt) is dropped"""
+    cancel_after_ns: int = 1 * _S
+    """... this long after sending, unless it has ended"""
 
 
 async def replay(
@@ -75,7 +79,8 @@ async def replay(
     stop: once set nothing more is sent; what is in flight may finish within options.drain_ns. UserError on bad input.
     """
     options = options or ReplayOptions()
-    pool = Pool(target.host, target.port, connect=connect, now_ns=now_ns, ssl=target.ssl)
+    tls = None if target.ssl is None else target.ssl.context()
+    pool = Pool(target.host, target.port, connect=connect, now_ns=now_ns, ssl=tls)
     shell = _Shell(target, pool, now_ns, sleep_until, write, Tally(status, now_ns()), options)
     try:
         if options.prewarm:
@@ -142,6 +147,7 @@ class _Shell:
         self._source, self._t0_ns = source, t0_ns
         self._spawn(self._watch_stop(stop))
         self._spawn(self._watch_timeouts())
+        self._spawn(self._watch_lag())
         if self._options.closed_loop_users is None:
             self._pull()
         for _ in range(self._options.closed_loop_users or 0):
@@ -322,9 +328,11 @@ class _Shell:
         self._fresh_writes.append(connection)
         run: _Run = exchange.owner
         self._release(run, run.walk.reach(exchange.node.request_id, "start", now))
-        cancel = self._options.cancel
-        if cancel is not None and (after := cancel(exchange.node)) is not None:
-            self._at(now + after, lambda _: exchange.give_up("cancelled", "cancelled on purpose", self._now_ns()))
+        if self._options.cancel_share and chosen(exchange.wire, self._options.cancel_share):
+            self._at(now + self._options.cancel_after_ns, partial(self._cancel, exchange))
+
+    def _cancel(self, exchange: Exchange, _: int) -> None:
+        exchange.give_up("cancelled", "cancelled on purpose", self._now_ns())
 
     def _check_writes(self) -> None:
         """One turn of the loop after a send (uvloop writes at the end of a turn): did the kernel take the bytes?"""
@@ -400,6 +408,13 @@ class _Shell:
         for exchange in list(self._in_flight):
             exchange.give_up("cancelled", "still running when the drain time ended", self._now_ns())
 
+    async def _watch_lag(self) -> None:
+        """Wake four times a second for nothing: how late says how late the stamps of reads may be."""
+        while True:
+            due_ns = self._now_ns() + _LAG_EVERY_NS
+            await self._sleep_until(due_ns)
+            self.tally.woke(self._now_ns() - due_ns)
+
     async def _watch_timeouts(self) -> None:
         """All requests have the same allowance from sending on, so the oldest in flight is the next to expire."""
         allowance = self._options.timeout_ns
@@ -435,6 +450,11 @@ def unsent(
         planned_input_tokens=node.input_length,
         planned_output_tokens=node.output_length,
     )
+
+
+def chosen(wire: str, share: float) -> bool:
+    """Whether a request belongs to a share (0..1) of all, by its wire id alone."""
+    return int.from_bytes(blake2b(wire.encode(), digest_size=6).digest(), "little") < share * (1 << 48)
 
 
 def _has_content(node: Node) -> bool:

@@ -221,4 +221,10 @@ def verdict(totals: ReplayTotals, bounds: Bounds) -> list[str]:
             f"{totals.queued_sends} of {totals.requests} requests were not taken by the kernel at once: "
             "their sent stamps are too early."
         )
+    if totals.token_events and totals.merged_events > bounds.merged_share * totals.token_events:
+        share = totals.merged_events / totals.token_events
+        why.append(
+            f"{share:.0%} of the token events came in one read with others (bound {bounds.merged_share:.0%}): gaps "
+            "between tokens are not what the engine did; if the server sends in bursts, raise the bound and say so."
+        )
     return why

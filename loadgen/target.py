@@ -5,7 +5,7 @@ Values only, plus the parsing of a --target URL. May not know: sockets, prompts,
 
 from __future__ import annotations
 
-import ssl as tls
+import ssl
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
@@ -18,6 +18,27 @@ PATHS = {
     "responses": "/v1/responses",
     "messages": "/v1/messages",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How to trust an https server. Values only, so that a target travels to other processes."""
+
+    ca_file: str | None = None
+    """PEM file of certificates to trust; None: the system's"""
+    verify: bool = True
+    """False is for a test server's own certificate, and is disclosed"""
+
+    def context(self) -> ssl.SSLContext:
+        """The client side of TLS. UserError when the file cannot be used."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise UserError(f"--ca-file {self.ca_file}: cannot be used ({error}); give a PEM file") from error
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +63,8 @@ class Target:
     overhead_tokens: int = 0
     """tokens the server adds to a word prompt (template, BOS); found by calibration and taken off the words"""
     api_key: str | None = field(default=None, repr=False)
-    ssl: tls.SSLContext | None = None
+    ssl: Tls | None = None
+    """None: plain HTTP"""
 
     @property
     def authority(self) -> str:
@@ -63,15 +85,3 @@ def split_url(url: str) -> tuple[str, int, str, bool]:
     secure = parts.scheme == "https"
     base = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
     return parts.hostname, port or (443 if secure else 80), base, secure
-
-
-def tls_context(ca_file: str | None = None, *, verify: bool = True) -> tls.SSLContext:
-    """Client-side TLS; verify=False is for a test server's own certificate and is disclosed by the caller."""
-    try:
-        context = tls.create_default_context(cafile=ca_file)
-    except (OSError, tls.SSLError) as error:
-        raise UserError(f"--ca-file {ca_file}: cannot be used ({error}); give a PEM file") from error
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = tls.CERT_NONE
-    return context

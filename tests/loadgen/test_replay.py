@@ -257,12 +257,14 @@ def test_stop_sends_nothing_more_and_drains(kit: Any) -> None:
 
 
 def test_cancellation_injection(kit: Any) -> None:
-    options = ReplayOptions(cancel=lambda n: 12 * MS if n.request_id == "a" else None)
-    records, totals, _ = virtual([Workflow("w", (node("a"), node("b")))], steady(kit), kit, options=options)
-    assert {r.request_id: (r.outcome, r.t_end_ns) for r in records} == {
-        "a": ("cancelled", 12 * MS), "b": ("ok", 25 * MS),
-    }  # fmt: skip
-    assert totals.outcomes == {"cancelled": 1, "ok": 1}
+    work = [Workflow(f"w{i}", (node("a", wf=f"w{i}"),)) for i in range(400)]
+    options = ReplayOptions(cancel_share=0.25, cancel_after_ns=12 * MS)
+    records, totals, _ = virtual(work, steady(kit), kit, options=options)
+    assert {(r.outcome, r.t_end_ns) for r in records} == {("cancelled", 12 * MS), ("ok", 25 * MS)}
+    assert 70 <= totals.outcomes["cancelled"] <= 130
+    assert all(sum(r.read_tokens) == 1 for r in records if r.outcome == "cancelled")
+    late, _, _ = virtual(work, steady(kit), kit, options=ReplayOptions(cancel_share=1, cancel_after_ns=S))
+    assert {r.outcome for r in late} == {"ok"}
 
 
 def test_live_outputs_reach_the_children(kit: Any) -> None:
