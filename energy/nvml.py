@@ -9,7 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from ctypes import (
+    Structure,
+    Union,
+    c_double,
+    c_int,
+    c_longlong,
+    c_uint,
+    c_ulong,
+    c_ulonglong,
+    c_ushort,
+)
+from typing import Any, ClassVar
 
 from energy.source import Found, Missing, Reading, Source
 from traces.records import DeviceState, PowerSample, SensorInfo
@@ -19,6 +30,7 @@ POWER_AVERAGE, POWER_INSTANT = 185, 186
 SCOPE_GPU, SCOPE_MODULE, SCOPE_MEMORY = 0, 1, 2
 TOTAL_POWER_SAMPLES = 0
 _FIELD_TYPES = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
+_UINT = 1
 _ANCHOR_NS = 1_000_000_000
 _MS = 1_000_000
 # Update period of counter and power by architecture (nvmlDeviceArchitecture_t): Pascal 4, Volta 5; all later 100 ms.
@@ -28,6 +40,34 @@ _INSTANT_LIMITS = "a 25 ms window out of each 100 ms on A100/H100: wrong where w
 _MIG_NOTE = "MIG is on: the whole board, not a slice; "
 
 WallNs = Callable[[], int]
+
+
+class _Value(Union):
+    """nvmlValue_t."""
+
+    _fields_: ClassVar = [
+        ("dVal", c_double),
+        ("uiVal", c_uint),
+        ("ulVal", c_ulong),
+        ("ullVal", c_ulonglong),
+        ("sllVal", c_longlong),
+        ("siVal", c_int),
+        ("usVal", c_ushort),
+    ]
+
+
+class _FieldValue(Structure):
+    """nvmlFieldValue_t, its value as raw 64 bits."""
+
+    _fields_: ClassVar = [
+        ("field", c_uint),
+        ("scope", c_uint),
+        ("timestamp_us", c_longlong),
+        ("latency_us", c_longlong),
+        ("kind", c_uint),
+        ("code", c_uint),
+        ("number", c_ulonglong),
+    ]
 
 
 class WallMap:
@@ -77,7 +117,12 @@ class Fields:
         self, nvml: Any, handle: Any, wanted: list[tuple[tuple[int, int], SensorInfo]], wall: WallMap, poll_ns: int
     ) -> None:
         self._nvml, self._handle, self._wall = nvml, handle, wall
-        self._ids = [field for field, _ in wanted]
+        # The array is kept and handed to the library as it is: the package's own wrapper builds a new type per call,
+        # four times the cost of the call itself, fifty times a second.
+        self._values = (_FieldValue * len(wanted))()
+        for value, ((field, scope), _) in zip(self._values, wanted, strict=True):
+            value.field, value.scope = field, scope
+        self._ask = nvml.nvmlLib.nvmlDeviceGetFieldValues
         self.infos: tuple[SensorInfo, ...] = tuple(info for _, info in wanted)
         self.name = self.infos[0].source
         self.poll_ns = poll_ns
@@ -85,18 +130,17 @@ class Fields:
     def read(self, now_ns: NowNs) -> list[Reading]:
         """One sample per field in mW. The interval reaches back to the field's own stamp where that is earlier."""
         t0 = now_ns()
-        values, why = _call(self._nvml, self._nvml.nvmlDeviceGetFieldValues, self._handle, self._ids)
+        code = self._ask(self._handle, len(self.infos), self._values)
         t1 = now_ns()
-        if values is None:
-            return [PowerSample(info.source, t0, t1, None, why) for info in self.infos]
         readings: list[Reading] = []
-        for info, value in zip(self.infos, values, strict=True):
-            if value.nvmlReturn:
-                readings.append(PowerSample(info.source, t0, t1, None, _error(self._nvml, value.nvmlReturn)))
+        for info, value in zip(self.infos, self._values, strict=True):
+            failed = code or value.code
+            if failed:
+                readings.append(PowerSample(info.source, t0, t1, None, _error(self._nvml, failed)))
                 continue
-            stamp = self._wall.mono_ns(value.timestamp, now_ns) if value.timestamp else t0
+            stamp = self._wall.mono_ns(value.timestamp_us, now_ns) if value.timestamp_us else t0
             since = stamp if t0 - 1000 * _MS < stamp < t0 else t0
-            readings.append(PowerSample(info.source, since, t1, field_value(value)))
+            readings.append(PowerSample(info.source, since, t1, _number(value)))
         return readings
 
     def close(self) -> None:
@@ -268,9 +312,11 @@ def _device(nvml: Any, handle: Any, index: int, now_ns: NowNs, wall: WallMap, po
     return found
 
 
-def field_value(value: Any) -> int:
-    """The number in an nvmlFieldValue_t, by its declared type."""
-    return int(getattr(value.value, _FIELD_TYPES.get(value.valueType, "uiVal")))
+def _number(value: _FieldValue) -> int:
+    """The number in a field, by its declared type."""
+    if value.kind == _UINT:
+        return int(value.number) & 0xFFFF_FFFF
+    return int(getattr(_Value.from_buffer(value, _FieldValue.number.offset), _FIELD_TYPES.get(value.kind, "uiVal")))
 
 
 def _call(nvml: Any, function: Callable[..., Any], *args: Any) -> tuple[Any | None, str | None]:

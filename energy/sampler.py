@@ -19,6 +19,7 @@ from traces.status import HISTOGRAM_BUCKETS, StatusPage, bucket, percentile_ns
 
 HEARTBEAT_NS = 1_000_000_000
 ANCHOR_NS = 10_000_000_000
+SHOW_NS = 100_000_000
 GAP_PERIODS = 3
 LOST_AFTER = 3
 RETRY_NS = 1_000_000_000
@@ -45,6 +46,8 @@ class _Sensor:
     """last good sample"""
     failures: int = 0
     lost: bool = False
+    slots: tuple[str, str] = ("", "")
+    """its names on the status page"""
 
 
 @dataclass
@@ -132,6 +135,8 @@ class Sampler:
         self._plans: list[Plan] = []
         self._lock = Lock()
         self._late: list[int] = []
+        self._shown: dict[str, int] = {}
+        self._show_ns = 0
         self._beat_ns = self._anchor_ns = 0
         self.totals = Totals()
 
@@ -144,7 +149,7 @@ class Sampler:
         for source in self._sources:
             for info in source.infos:
                 self._write(info)
-            sensors = {info.source: _Sensor(info) for info in source.infos}
+            sensors = {i.source: _Sensor(i, slots=(f"{i.source}.value", f"{i.source}.t_ns")) for i in source.infos}
             self._plans.append(Plan(source, now_ns, sensors))
         for missing in self._missing:
             self._write(PowerEvent("lost", now_ns, source=missing.sensor, why=missing.sentence()))
@@ -165,6 +170,8 @@ class Sampler:
                 self._heartbeat(now_ns)
             if now_ns >= self._anchor_ns:
                 self._anchor(now_ns)
+            if now_ns >= self._show_ns:
+                self._show(now_ns)
         return min([self._beat_ns, *(plan.due_ns for plan in self._plans if not plan.alone)])
 
     def tick_alone(self, plan: Plan, now_ns: int) -> int:
@@ -255,7 +262,8 @@ class Sampler:
             self._write(PowerEvent("reset", sensor.last.t1_ns, sample.source, sample.t0_ns, why=why))
         sensor.last = sample
         if self._status is not None:
-            self._status.set_group({f"{sample.source}.value": sample.value, f"{sample.source}.t_ns": sample.t1_ns})
+            value, t_ns = sensor.slots
+            self._shown[value], self._shown[t_ns] = sample.value, sample.t1_ns
 
     def _gap(self, plan: Plan, since_ns: int, until_ns: int, why: str) -> None:
         for sensor in plan.sensors.values():
@@ -276,8 +284,15 @@ class Sampler:
         )
         self._late.clear()
         self._beat_ns += HEARTBEAT_NS * (1 + max(0, now_ns - self._beat_ns) // HEARTBEAT_NS)
-        if self._status is not None:
-            self._status.set_group({"ticks": totals.ticks, "missed": totals.missed, "cpu_ns": cpu_ns or 0})
+        self._shown.update(ticks=totals.ticks, missed=totals.missed, cpu_ns=cpu_ns or 0)
+        self._show(now_ns)
+
+    def _show(self, now_ns: int) -> None:
+        """The newest values on the status page, all at once and no more often than anyone looks."""
+        self._show_ns = now_ns + SHOW_NS
+        if self._status is not None and self._shown:
+            self._status.set_group(self._shown)
+            self._shown.clear()
 
     def _anchor(self, now_ns: int) -> None:
         """A (monotonic, wall) pair: the tightest of three brackets."""
