@@ -243,6 +243,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.listeners[port] = server
         return server
 
+    async def connect(
+        self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, ssl: Any = None
+    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+        """create_connection in the shape of traces.seams.Connect. There is no TLS in memory."""
+        pair: tuple[asyncio.BaseTransport, asyncio.BaseProtocol] = await self.create_connection(factory, host, port)
+        return pair
+
+    async def serve(
+        self, factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *, ssl: Any = None
+    ) -> asyncio.AbstractServer:
+        """create_server in the shape of traces.seams.Serve."""
+        server: asyncio.AbstractServer = await self.create_server(factory, host, port)
+        return server
+
 
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():

@@ -1,0 +1,191 @@
+"""Joules while a run goes on: a process that tails the journals and attributes a sliding window every second.
+
+Files are the interface: it reads requests.*, dispatch.* and power.*, attributes the window with the same code as
+`joulegraph attribute`, and replaces `live.json`. A request is recorded when it ends, so what is still in flight is not
+seen and figures are `provisional` while their request lies in the window; the final ones come from `joulegraph finish`.
+Runs beside the data workers, never inside one. May not know: sockets, terminals.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import orjson
+
+from traces.child import on_lifeline_end
+from traces.errors import UserError
+from traces.rundir import RunDir
+
+WINDOW_NS = 60_000_000_000
+EVERY_S = 1.0
+MAX_WORKFLOWS = 10_000
+_TIME = {"requests": "t_end_ns", "dispatch": "t_end_ns", "power": "t0_ns"}
+
+
+@dataclass
+class Tail:
+    """The whole lines appended to one journal since the last look."""
+
+    path: Path
+    offset: int = 0
+
+    def lines(self) -> list[bytes]:
+        """New whole lines; a torn last one waits for its end. A journal that was rotated is read from its start."""
+        size = self.path.stat().st_size
+        if size < self.offset:
+            self.offset = 0
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read()
+        end = data.rfind(b"\n") + 1
+        self.offset += end
+        return data[:end].splitlines(keepends=True)
+
+
+@dataclass
+class Window:
+    """The rows of one journal kind that lie in the window; rows without a time (headers, sensors) stay for good."""
+
+    kind: str
+    tails: dict[Path, Tail] = field(default_factory=dict)
+    kept: list[bytes] = field(default_factory=list)
+    timed: deque[tuple[int, bytes]] = field(default_factory=deque)
+
+    def look(self, run: RunDir) -> int | None:
+        """Take up what was appended; the latest instant seen in this look."""
+        latest: int | None = None
+        for path in run.journals(self.kind):
+            for line in self.tails.setdefault(path, Tail(path)).lines():
+                row = orjson.loads(line)
+                t_ns = row.get(_TIME[self.kind])
+                if t_ns is None:
+                    self.kept.append(line) if row.get("kind") == "sensor" else None
+                else:
+                    self.timed.append((t_ns, line))
+                    latest = t_ns if latest is None else max(latest, t_ns)
+        return latest
+
+    def drop_before(self, t_ns: int) -> None:
+        """Forget what has left the window (rows are nearly in order of time; stragglers go a look later)."""
+        while self.timed and self.timed[0][0] < t_ns:
+            self.timed.popleft()
+
+    def write(self, path: Path) -> None:
+        """The window as a journal."""
+        with path.open("wb") as file:
+            file.writelines(self.kept)
+            file.writelines(line for _, line in self.timed)
+
+
+@dataclass
+class Books:
+    """Joules so far: settled ones for good, provisional ones of the present window."""
+
+    settled: dict[str, tuple[str, str | None, int]] = field(default_factory=dict)
+    """request -> (class, workflow, active uJ), while in the window"""
+    classes: dict[str, int] = field(default_factory=dict)
+    workflows: dict[str, int] = field(default_factory=dict)
+
+    def take(self, now: dict[str, tuple[str, str | None, int]]) -> dict[str, Any]:
+        """Requests that left the window are settled at their last figure; the state for live.json."""
+        for request in [r for r in self.settled if r not in now]:
+            self._settle(*self.settled.pop(request))
+        self.settled = now
+        classes, workflows = dict(self.classes), {w: [uj, False] for w, uj in self.workflows.items()}
+        for label, workflow, uj in now.values():
+            classes[label] = classes.get(label, 0) + uj
+            if workflow is not None:
+                so_far = workflows.setdefault(workflow, [0, True])
+                so_far[0] += uj
+                so_far[1] = True
+        return {
+            "classes": classes,
+            "workflows": {w: {"active_uj": uj, "provisional": open_} for w, (uj, open_) in workflows.items()},
+        }
+
+    def _settle(self, label: str, workflow: str | None, uj: int) -> None:
+        self.classes[label] = self.classes.get(label, 0) + uj
+        if workflow is not None:
+            self.workflows[workflow] = self.workflows.get(workflow, 0) + uj
+            if len(self.workflows) > MAX_WORKFLOWS:
+                del self.workflows[next(iter(self.workflows))]
+
+
+def attribute_window(directory: Path) -> dict[str, tuple[str, str | None, int]]:
+    """request -> (class, workflow, active uJ over components that add up) of the journals in a directory."""
+    from energy.attribute import attribute
+    from energy.load import load_run
+    from energy.rollup import OUTSIDE
+
+    result = attribute(load_run(RunDir(directory)))
+    table = result.requests
+    active = sum(f.active.sum(1) for f in result.figures if f.component not in OUTSIDE)
+    if isinstance(active, int):
+        return {}
+    return {
+        name: (table.classes.at(i) or "untagged", table.workflow.at(i), int(active[i]))
+        for i, name in enumerate(table.ids)
+    }
+
+
+class Continuous:
+    """One run's continuous attribution; `step` once a second."""
+
+    def __init__(self, run: RunDir, scratch: Path, *, window_ns: int = WINDOW_NS) -> None:
+        self.run = run
+        self.scratch = scratch
+        self.window_ns = window_ns
+        self.windows = [Window("requests"), Window("dispatch"), Window("power")]
+        self.books = Books()
+
+    def step(self, now_ns: int) -> dict[str, Any] | None:
+        """Look, attribute, replace live.json; None while there is nothing to attribute."""
+        for window in self.windows:
+            window.look(self.run)
+            window.drop_before(now_ns - self.window_ns)
+            window.write(self.scratch / f"{window.kind}.jsonl")
+        if not self.windows[2].timed or not (self.windows[0].timed or self.windows[1].timed):
+            return None
+        try:
+            figures = attribute_window(self.scratch)
+        except UserError as error:
+            state = {"t_ns": now_ns, "why": str(error)}
+        else:
+            state = {"t_ns": now_ns, "window_ns": self.window_ns, **self.books.take(figures)}
+        self.run.write_json("live.json", state)
+        return state
+
+
+def continuous_process(lifeline: Connection, run: Path, every_s: float = EVERY_S) -> None:
+    """Entry of the process: until the lifeline ends. Sends {"started": true} when it looks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    left = Event()
+    on_lifeline_end(lifeline, left.set)
+    signal.signal(signal.SIGTERM, lambda *_: left.set())
+    scratch = Path(tempfile.mkdtemp(prefix="joulegraph-"))
+    (scratch / "run.json").write_bytes(b'{"state": "window"}')
+    lifeline.send({"started": True})
+    try:
+        job = Continuous(RunDir(run), scratch)
+        while not left.wait(every_s):
+            job.step(time.monotonic_ns())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def class_joules(run: RunDir) -> dict[str, float | None] | None:
+    """Joules per class from live.json, for the live view; None before the first."""
+    try:
+        state = orjson.loads(run.file("live.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return {name: uj / 1e6 for name, uj in state.get("classes", {}).items()} or None

@@ -1,0 +1,153 @@
+"""The parts of a real-time run as child processes: started one by one, watched, stopped in the right order.
+
+Each child says one message when it is ready, leaves when its lifeline ends, and closes its journals itself.
+May not know: what is replayed, what the figures mean.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from joulegraph.load import LoadJob, load_process
+from traces.child import Child, spawn
+from traces.errors import UserError
+from traces.rundir import RunDir
+
+READY_S = 30.0
+
+
+def ready(child: Child, what: str, *, timeout_s: float = READY_S) -> dict[str, Any]:
+    """The child's first message. UserError with its own sentence when it could not start."""
+    try:
+        if not child.lifeline.poll(timeout_s):
+            child.stop(1.0)
+            raise UserError(f"the {what} did not start within {timeout_s:.0f} s; look at its lines above")
+        said = child.lifeline.recv()
+    except (EOFError, ConnectionResetError):
+        child.stop(1.0)
+        raise UserError(f"the {what} ended before it was ready; look at its lines above") from None
+    if "error" in said:
+        child.stop(1.0)
+        raise UserError(str(said["error"]))
+    return dict(said)
+
+
+@dataclass
+class Parts:
+    """The running children of one run, by name, in order of start."""
+
+    run: RunDir
+    children: dict[str, Child] = field(default_factory=dict)
+    sensors: list[Any] = field(default_factory=list)
+    missing: list[Any] = field(default_factory=list)
+
+    def engine(self, config: Any) -> str:
+        """Start the embedded engine; its URL."""
+        from engines.embedded.server import engine_process
+
+        child = spawn(engine_process, config, name="engine")
+        port = ready(child, "embedded engine")["port"]
+        self.children["engine"] = child
+        return f"http://127.0.0.1:{port}"
+
+    def sampler(self, sources: tuple[str, ...]) -> None:
+        """Start the sampler on these sources."""
+        from energy.sampling import SamplerConfig, start_sampler
+
+        child, found = start_sampler(
+            SamplerConfig(
+                journal=str(self.run.power_journal()), sources=sources, status=str(self.run.file("status.sampler"))
+            )
+        )
+        self.children["sampler"] = child
+        self.sensors, self.missing = found.sensors, found.missing
+
+    def proxy(self, upstream: str, *, text: bool = False) -> str:
+        """Start one proxy worker in front of an engine; its URL."""
+        from proxy.config import ProxyConfig
+        from proxy.process import ProcessConfig, proxy_process
+
+        config = ProcessConfig(
+            ProxyConfig(
+                upstreams=(upstream,),
+                run_key=os.urandom(32),
+                record_content="text" if text else "hash",
+                max_body=1 << 28,
+            ),
+            host="127.0.0.1",
+            port=0,
+            out=self.run.path,
+            status=self.run.file("status.proxy"),
+        )
+        child = spawn(proxy_process, config, name="proxy")
+        port = ready(child, "proxy")["port"]
+        self.children["proxy"] = child
+        return f"http://127.0.0.1:{port}"
+
+    def load(self, job: LoadJob) -> Child:
+        """Start the load; returns once its status page stands."""
+        child = spawn(load_process, job, name="load")
+        self.children["load"] = child
+        self._load_message(child, READY_S)
+        return child
+
+    def _load_message(self, child: Child, timeout_s: float) -> dict[str, Any] | None:
+        if not child.lifeline.poll(timeout_s):
+            return None
+        try:
+            said = orjson.loads(child.lifeline.recv_bytes())
+        except (EOFError, ConnectionResetError):
+            raise UserError("the load generator ended without a word; the run keeps what it recorded") from None
+        if "error" in said:
+            raise UserError(said["error"])
+        return dict(said)
+
+    def wait_load(self, each: Callable[[], None], *, every_s: float = 0.1) -> dict[str, Any]:
+        """Call `each` until the load is done; its totals. UserError when a part dies meanwhile."""
+        child = self.children["load"]
+        while (said := self._load_message(child, every_s)) is None:
+            each()
+            self.check()
+        return dict(said["done"])
+
+    def drain(self) -> None:
+        """Ask the load to send nothing more."""
+        try:
+            self.children["load"].lifeline.send_bytes(b"drain")
+        except (KeyError, OSError):
+            pass  # not started, or already done
+
+    def check(self) -> None:
+        """UserError when a part other than the load has died."""
+        for name, child in self.children.items():
+            if name != "load" and not child.process.is_alive():
+                raise UserError(
+                    f"the {name} died during the run (exit code {child.process.exitcode}); what was recorded is kept, "
+                    f"joulegraph finish {self.run.path} completes it"
+                )
+
+    def stop(self, timeout_s: float = 15.0) -> None:
+        """Stop every child: load and proxy first, then the sampler, the engine last."""
+        order = sorted(self.children, key=["load", "proxy", "sampler", "engine"].index)
+        for name in order:
+            self.children.pop(name).stop(timeout_s)
+
+
+def pause(seconds: float, each: Callable[[], None], *, every_s: float = 0.1) -> None:
+    """Wait in real time, calling `each` now and then."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(every_s, left))
+        each()
+
+
+def own_path(run: RunDir, name: str) -> Path:
+    """Path of a status page of this run."""
+    return run.file(f"status.{name}")

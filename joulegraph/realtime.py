@@ -1,0 +1,144 @@
+"""One run in real time: engine (or a target that already runs), sampler, proxy, load, live view.
+
+First Ctrl-C drains and saves, the second leaves; whatever happens, journals are closed and run.json says how it ended.
+May not know: where the trace came from, how figures are derived (joulegraph.finish).
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from joulegraph.host import anchor, describe, versions
+from joulegraph.load import LoadJob
+from joulegraph.parts import Parts, own_path, pause
+from loadgen.target import Target, split_url
+from traces.errors import UserError
+from traces.rundir import RunDir
+
+
+@dataclass(frozen=True, slots=True)
+class RealRun:
+    """What to run. engine: options of the embedded engine, or None where `job.target` already runs."""
+
+    job: LoadJob
+    engine: Any | None
+    sources: tuple[str, ...]
+    through_proxy: bool = True
+    idle_s: float = 2.0
+    """measured before the load with the engine loaded and nothing to do: the idle baseline"""
+    tail_s: float = 1.5
+    quiet: bool = False
+    title: str = "joulegraph"
+
+
+class Interrupts:
+    """Ctrl-C: the first calls `drain` once, the second raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.drained = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """SIGINT and SIGTERM through Interrupts while inside."""
+    handler = Interrupts()
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield handler
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def run_real(run: RunDir, plan: RealRun) -> None:
+    """Run to the end; run.json says complete, invalid or interrupted. UserError when a part cannot start or dies."""
+    started = time.monotonic()
+    parts = Parts(run)
+    run.update_info(host=describe(), versions=versions(), clock={"start": anchor()})
+    state: str = "interrupted"
+    why: str | None = "stopped before its end"
+    try:
+        with interrupts() as asked:
+            outcome = _play(run, plan, parts, asked)
+            run.update_info(**outcome)
+            state, why = verdict(outcome["load"], asked.count > 0)
+    except UserError as error:
+        why = str(error)
+        raise
+    except KeyboardInterrupt:
+        why = "left by a second Ctrl-C; what was recorded until then is kept"
+        raise
+    finally:
+        parts.stop()
+        run.update_info(
+            state=state,
+            why=why,
+            clock={**run.info["clock"], "end": anchor()},
+            wall_s=round(time.monotonic() - started, 3),
+        )
+
+
+def verdict(load: dict[str, Any], interrupted: bool) -> tuple[str, str | None]:
+    """Exit state of a run from the generator's totals."""
+    if interrupted or load["stopped"]:
+        return "interrupted", "stopped by Ctrl-C; requests in flight were finished, the rest was not sent"
+    if load["requests"] == 0:
+        return "invalid", "no request was sent: an empty run is an error"
+    if load["errors"] == load["requests"]:
+        return "invalid", "every request failed"
+    if load["why"]:
+        return "invalid", " ".join(load["why"])
+    return "complete", None
+
+
+def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[str, Any]:
+    target = plan.job.target
+    if plan.engine is not None:
+        target = _at(target, parts.engine(plan.engine))
+    parts.sampler(plan.sources)
+    run.update_info(sensors=parts.sensors, missing_sensors=parts.missing)
+    if plan.through_proxy:
+        target = _at(target, parts.proxy(_url(target)))
+    pause(plan.idle_s, lambda: None)
+    parts.load(replace(plan.job, target=target, status=own_path(run, "loadgen")))
+    outcome = _watched(run, plan, parts, asked)
+    pause(plan.tail_s, lambda: None)
+    return outcome
+
+
+def _watched(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[str, Any]:
+    from joulegraph.live.view import LiveView
+    from joulegraph.live.watch import Watch
+
+    with LiveView(Watch.of_run(run.path, title=plan.title), quiet=plan.quiet) as view:
+
+        def each() -> None:
+            view.update(time.monotonic_ns())
+            if asked.count and not asked.drained:
+                asked.drained = True
+                view.note = "draining: requests in flight may finish; Ctrl-C again leaves at once"
+                parts.drain()
+
+        outcome = parts.wait_load(each)
+        view.update(time.monotonic_ns(), last=True)
+    return outcome
+
+
+def _at(target: Target, url: str) -> Target:
+    host, port, base, _ = split_url(url)
+    return replace(target, host=host, port=port, base=base, ssl=None)
+
+
+def _url(target: Target) -> str:
+    return f"{'https' if target.ssl else 'http'}://{target.authority}{target.base}"

@@ -1,0 +1,68 @@
+"""How a finished run is shown: the table per workflow class and the ledger on the terminal, or one JSON line on stdout.
+
+May not know: how figures came about. Everything but the JSON line goes to stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import orjson
+
+JSON_KEYS = (
+    "run", "state", "why", "workflows", "classes", "requests", "errors", "rejected", "measured_uj", "attributed_uj",
+    "idle_uj", "tail_uj", "foreign_uj", "unmeasured_uj", "closure_uj", "scale", "truth_error", "wall_s", "level",
+    "components", "class_uj", "outcomes", "report",
+)  # fmt: skip
+
+
+def show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
+    """Print what a run came to."""
+    if as_json:
+        row = {key: summary.get(key) for key in JSON_KEYS}
+        sys.stdout.write(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY).decode() + "\n")
+        sys.stdout.flush()
+        return
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from joulegraph.report.gather import gather
+    from joulegraph.report.summary import class_rows, class_table
+    from traces.rundir import RunDir
+
+    console = Console(stderr=True)
+    console.print(class_table(class_rows(gather(RunDir(Path(summary["run"]))))))
+    for line in lines(summary):
+        console.print(line, highlight=False, markup=False)
+
+
+def joules(uj: int | None) -> str:
+    """1234567 -> 1.23 J."""
+    return "not measured" if uj is None else f"{uj / 1e6:,.1f} J"
+
+
+def lines(summary: dict[str, Any]) -> list[str]:
+    """The ledger, the truth error where truth is known, validity, and where the report lies."""
+    out = [
+        f"measured {joules(summary['measured_uj'])} = attributed {joules(summary['attributed_uj'])} + idle "
+        f"{joules(summary['idle_uj'])} + tail {joules(summary['tail_uj'])} + foreign {joules(summary['foreign_uj'])} "
+        f"+ unmeasured {joules(summary['unmeasured_uj'])}  (level {summary['level']})"
+    ]
+    truth = summary.get("truth_error")
+    if truth:
+        out.append(
+            f"error against the engine's true joules per request: median {truth['median']:.1%}, p95 {truth['p95']:.1%}"
+        )
+    if summary.get("rejected"):
+        out.append(
+            f"{summary['rejected']} requests were rejected by the engine's rules (for instance its context length)"
+        )
+    if summary.get("errors"):
+        out.append(f"{summary['errors']} requests failed")
+    if summary.get("state") != "complete":
+        out.append(f"this run is {summary['state']}: {summary['why']}")
+    if summary.get("report"):
+        out.append(f"report: {summary['report']}")
+    return out

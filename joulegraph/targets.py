@@ -1,0 +1,56 @@
+"""What answers at a URL: reachable at all, which model, which server. Asked once, before anything is started.
+
+Blocking and small (standard library), because it runs before any loop. May not know: what will be sent there.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from traces.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An engine (or proxy) that answered."""
+
+    url: str
+    models: tuple[str, ...]
+    owner: str | None
+    """owned_by of its first model: vllm, llamacpp, library (Ollama) ..."""
+    context: int | None
+    """max_model_len where it says so"""
+
+    @property
+    def exact_lengths(self) -> bool:
+        """It knows ignore_eos and min_tokens, so output lengths come out as planned."""
+        return self.owner in ("vllm", "joulegraph")
+
+
+def ask(url: str, *, api_key: str | None = None, timeout_s: float = 5.0) -> Server:
+    """GET /v1/models. UserError when nothing answers or it is no OpenAI-style server."""
+    base = url.rstrip("/").removesuffix("/v1")
+    request = urllib.request.Request(f"{base}/v1/models")
+    if api_key:
+        request.add_header("Authorization", f"Bearer {api_key}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout_s) as reply:
+            body = json.loads(reply.read(1 << 20))
+        first = body["data"][0]
+        models = tuple(str(m["id"]) for m in body["data"])
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise UserError(
+            f"{url}: GET /v1/models answered {error.code}; give the address of an OpenAI-style server"
+        ) from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        raise UserError(f"{url}: no engine answers there ({why}); start it or correct the address") from error
+    except (KeyError, IndexError, TypeError) as error:
+        raise UserError(f"{url}: /v1/models lists no model; give the address of an OpenAI-style server") from error
+    length = first.get("max_model_len")
+    return Server(base, models, first.get("owned_by"), length if isinstance(length, int) else None)
