@@ -6,7 +6,9 @@ percentiles come afterwards from the dispatch journal (loadgen.metrics); those h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from traces.records import DispatchRecord
 from traces.status import HISTOGRAM_BUCKETS, StatusPage, bucket, histogram_names, percentile_ns
@@ -66,6 +68,9 @@ class ReplayTotals:
     usage_exact: int = 0
     usage_off: int = 0
     """requests whose usage matched the plan in both lengths, or did not"""
+    lateness_counts: list[int] = field(default_factory=list)
+    wake_counts: list[int] = field(default_factory=list)
+    """histograms as on the status page (traces.status.bucket), trailing zeros cut, so that shards can be merged"""
     stopped: bool = False
     why: list[str] = field(default_factory=list)
     """reasons for which the run is invalid; empty when it is valid"""
@@ -163,10 +168,9 @@ class Tally:
         totals.t_end_ns = now_ns
         totals.connections = connections
         totals.stopped = stopped
-        totals.lateness_p50_ns = percentile_ns(self._lateness, 0.5)
-        totals.lateness_p99_ns = percentile_ns(self._lateness, 0.99)
-        totals.wake_p99_ns = percentile_ns(self._wake, 0.99)
-        totals.why = verdict(totals, bounds)
+        totals.lateness_counts = _trimmed(self._lateness)
+        totals.wake_counts = _trimmed(self._wake)
+        _judge(totals, bounds)
         if self._page is not None:
             self._page.set("finished", 1)
         return totals
@@ -200,6 +204,43 @@ class Tally:
     def _observe(self, name: str, value_ns: int) -> None:
         if self._page is not None:
             self._page.slots[self._histogram[name] + bucket(value_ns)] += 1
+
+
+def merged(parts: Sequence[ReplayTotals], bounds: Bounds) -> ReplayTotals:
+    """The totals of shards as one: counts added, percentiles and verdict from the merged histograms."""
+    out = ReplayTotals(t_start_ns=min(p.t_start_ns for p in parts), t_end_ns=max(p.t_end_ns for p in parts))
+    for part in parts:
+        for name in _SUMS:
+            setattr(out, name, getattr(out, name) + getattr(part, name))
+        for outcome, count in part.outcomes.items():
+            out.outcomes[outcome] = out.outcomes.get(outcome, 0) + count
+        out.lateness_counts = _added(out.lateness_counts, part.lateness_counts)
+        out.wake_counts = _added(out.wake_counts, part.wake_counts)
+        out.stopped = out.stopped or part.stopped
+    _judge(out, bounds)
+    return out
+
+
+_SUMS = (
+    "workflows", "workflows_done", "workflows_failed", "requests", "tools", "prompt_tokens", "output_tokens",
+    "reads_with_tokens", "token_events", "merged_events", "queued_sends", "connections", "usage_exact", "usage_off",
+)  # fmt: skip
+
+
+def _judge(totals: ReplayTotals, bounds: Bounds) -> None:
+    totals.lateness_p50_ns = percentile_ns(totals.lateness_counts, 0.5)
+    totals.lateness_p99_ns = percentile_ns(totals.lateness_counts, 0.99)
+    totals.wake_p99_ns = percentile_ns(totals.wake_counts, 0.99)
+    totals.why = verdict(totals, bounds)
+
+
+def _trimmed(counts: list[int]) -> list[int]:
+    last = max((i for i, n in enumerate(counts) if n), default=-1)
+    return counts[: last + 1]
+
+
+def _added(a: list[int], b: list[int]) -> list[int]:
+    return [x + y for x, y in zip_longest(a, b, fillvalue=0)]
 
 
 def verdict(totals: ReplayTotals, bounds: Bounds) -> list[str]:
