@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from proxy.config import RecordContent
+from proxy.lineage import Named
 
 SAMPLING = (
     "temperature",
@@ -33,6 +34,7 @@ SAMPLING = (
     "parallel_tool_calls",
     "reasoning_effort",
 )
+NOTHING_NAMED = Named()
 MAX_MESSAGES = 4096
 MAX_SAMPLING_VALUE = 64
 
@@ -48,6 +50,7 @@ class RequestFacts:
     messages: tuple[dict[str, Any], ...] = ()
     block_hashes: tuple[int, ...] = ()
     content: dict[str, Any] | None = None
+    named: Named = NOTHING_NAMED
 
 
 def parse_body(body: bytes) -> Any:
@@ -71,6 +74,26 @@ def read_facts(body: Any, *, mode: RecordContent, key: bytes, block_bytes: int) 
         messages=tuple([_message(role, text, ids, key) for role, text, ids in pieces[:MAX_MESSAGES]]),
         block_hashes=block_hashes(canonical(pieces), key, block_bytes) if pieces else (),
         content=_content(body) if mode == "text" else None,
+        named=named_ids(body),
+    )
+
+
+def named_ids(body: dict[str, Any]) -> Named:
+    """The earlier outputs that a prompt names: previous_response_id, tool results after the last model turn, others."""
+    previous = body.get("previous_response_id")
+    turns = body.get("messages", body.get("input"))
+    answered: list[str] = []
+    older: list[str] = []
+    fresh = True
+    for turn in reversed(turns) if isinstance(turns, list) else ():
+        if not isinstance(turn, dict):
+            continue
+        fresh = fresh and turn.get("role") != "assistant" and turn.get("type") != "function_call"
+        (answered if fresh else older).extend(reversed(tool_ids(turn)))
+    return Named(
+        previous_response=previous if isinstance(previous, str) and previous else None,
+        answered_tools=tuple(dict.fromkeys(reversed(answered))),
+        older_tools=tuple(dict.fromkeys(reversed(older))),
     )
 
 

@@ -15,7 +15,7 @@ from proxy.content import RequestFacts
 from proxy.heads import RequestHead
 from traces.records import Outcome, RequestRecord
 from traces.tags import Tag
-from traces.workflow import dep_row
+from traces.workflow import Dep, dep_row
 
 
 class Exchange:
@@ -28,6 +28,7 @@ class Exchange:
         "_read_dt",
         "_read_tokens",
         "bytes_in",
+        "edges",
         "error",
         "facts",
         "head",
@@ -66,6 +67,8 @@ class Exchange:
         self.error: str | None = None
         self.note: str | None = None
         self.tag: Tag | None = None
+        self.edges: tuple[Dep, ...] = ()
+        """exact edges found beside the tag's declared parents"""
         self.facts: RequestFacts | None = None
         self.upstream: str | None = None
         self.reused: bool | None = None
@@ -163,7 +166,7 @@ class Exchange:
             t_end_ns=self.t_end_ns,
             agent_id=tag.agent_id,
             class_name=tag.class_name,
-            deps=tuple([dep_row(d) for d in tag.parents]),
+            deps=tuple([dep_row(d) for d in (*tag.parents, *self.edges)]),
             tag_source=tag.source,
             session_id=tag.session_id,
             parent_agent_id=tag.parent_agent_id,
@@ -204,6 +207,7 @@ class Exchange:
             messages=facts.messages,
             block_hashes=facts.block_hashes,
             tool_call_ids=tuple(seen.tool_call_ids) if seen is not None else (),
+            previous_response_id=facts.named.previous_response,
             content=self._content(facts, seen),
         )
 

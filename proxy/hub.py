@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from proxy.config import ProxyConfig, parse_target
 from proxy.exchange import Exchange
 from proxy.gate import Gate
+from proxy.lineage import Lineage
 from proxy.page import Page
 from proxy.upstream import Pool
 from traces.records import RequestRecord
@@ -46,6 +47,7 @@ class Hub:
         self.gate: Gate[Relay] = Gate(config.max_concurrency, config.max_queue)
         self.page = Page(status)
         self.page.set("limit", config.max_concurrency or 0)
+        self.lineage = Lineage()
         self.fronts: set[Front] = set()
         self.draining = False
         self.in_flight = 0
@@ -109,6 +111,9 @@ class Hub:
 
     def _record(self, exchange: Exchange) -> None:
         record = exchange.record()
+        self.lineage.learn(
+            record.node_id or record.request_id, record.workflow_id, record.response_id, list(record.tool_call_ids)
+        )
         self.page.ended(exchange)
         self.page.add("tokens_in", record.prompt_tokens or 0)
         self.in_flight -= 1

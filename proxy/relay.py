@@ -191,13 +191,18 @@ class Relay:
         parsed, self._parsed = self._parsed, None
         if parsed is None and body[:1] in (b"{", b" ", b"\n", b"\r", b"\t"):
             parsed = parse_body(body)
-        exchange.tag = read_tag(exchange.head.tags, parsed)
+        lineage = self._hub.lineage
+        tag = read_tag(exchange.head.tags, parsed)
+        exchange.tag = tag = lineage.place(tag) if tag is not None else None
         try:
             exchange.facts = read_facts(
                 parsed, mode=config.record_content, key=config.run_key, block_bytes=config.block_bytes
             )
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError, AttributeError) as error:
             exchange.add_note(f"request body not understood ({type(error).__name__})")
+            return
+        workflow, declared = (tag.workflow_id, tag.parents) if tag is not None else (None, ())
+        exchange.edges = lineage.edges(exchange.facts.named, workflow, declared)
 
     # ---- from the engine
 

@@ -91,6 +91,9 @@ class RequestRecord:
     """structure only: {role, length, digest, tool_ids}"""
     block_hashes: tuple[int, ...] = ()
     tool_call_ids: tuple[str, ...] = ()
+    """tool calls that the reply makes; messages[].tool_ids holds those the prompt names"""
+    previous_response_id: str | None = None
+    """the earlier reply (its response_id) that this request continues: an exact edge"""
     content: dict[str, Any] | None = None
     """prompt and output text; only with --record-content text"""
 
