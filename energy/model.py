@@ -8,7 +8,9 @@ May not know: sensors, coefficients' values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from energy.tables import Floats, Ints, Mask, RequestTable
 from energy.work import Windows, WorkCurve, decode_reads, read_slices
 
 PREFILL, DECODE = 0, 1
+_Pieces = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8], Floats, Floats]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Blocks:
 
 def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats) -> Shares:
     """Cut every window at the block borders t."""
-    window, block, phase, low, high = _cut(work, t)
+    window, block, phase, low, high = _cut(work, t, ((work.start, work.first), (work.first, work.last)))
     seconds = np.maximum(high - low, 0.0)
     out = np.zeros((len(window), 5), np.float64)
     out[:, 0] = np.interp(high, curve.t, curve.share) - np.interp(low, curve.t, curve.share)
@@ -77,15 +80,28 @@ def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats) -
     out[pre, 1] = tokens * (part1 - part0)
     out[pre, 2] = tokens * (part1 - part0) * (work.cached[w] + tokens * (part0 + part1) / 2)
     _decoded(requests, work, t, window, block, phase, out)
-    waiting = np.zeros(len(window))
-    return Shares(window, block, phase, out, seconds, waiting)
+    rows = Shares(window, block, phase, out, seconds, np.zeros(len(window)))
+    return _waited(rows, work, t)
 
 
-def _cut(
-    work: Windows, t: Floats
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8], Floats, Floats]:
+def _waited(rows: Shares, work: Windows, t: Floats) -> Shares:
+    """Add rows for the time between sent and start: no work in them."""
+    window, block, phase, low, high = _cut(work, t, ((work.sent, work.start),))
+    long = high - low > 1e-4
+    n = int(np.count_nonzero(long))
+    return Shares(
+        np.concatenate([rows.window, window[long]]),
+        np.concatenate([rows.block, block[long]]),
+        np.concatenate([rows.phase, phase[long]]),
+        np.concatenate([rows.work, np.zeros((n, 5))]),
+        np.concatenate([rows.seconds, np.zeros(n)]),
+        np.concatenate([rows.waiting, (high - low)[long]]),
+    )
+
+
+def _cut(work: Windows, t: Floats, spans: Sequence[tuple[Floats, Floats]]) -> _Pieces:
     parts = []
-    for phase, (start, end) in enumerate(((work.start, work.first), (work.first, work.last))):
+    for phase, (start, end) in enumerate(spans):
         live = np.flatnonzero((end > start) & (end > t[0]) & (start < t[-1]))
         b0 = np.clip(np.searchsorted(t, start[live], "right") - 1, 0, len(t) - 2)
         b1 = np.clip(np.searchsorted(t, end[live], "left") - 1, 0, len(t) - 2)
@@ -94,8 +110,8 @@ def _cut(
         block = np.repeat(b0, n) + np.arange(len(window)) - np.repeat(np.cumsum(n) - n, n)
         low, high = np.maximum(start[window], t[block]), np.minimum(end[window], t[block + 1])
         parts.append((window.astype(np.int32), block.astype(np.int32), np.full(len(window), phase, np.int8), low, high))
-    a, b = parts
-    return tuple(np.concatenate(pair) for pair in zip(a, b, strict=True))  # type: ignore[return-value]
+    columns: Any = [np.concatenate(p) for p in zip(*parts, strict=True)]
+    return columns[0], columns[1], columns[2], columns[3], columns[4]
 
 
 def _decoded(

@@ -56,7 +56,7 @@ def _naive(weight: Floats, rows: Shares, blocks: Blocks, fit: Fit) -> Split:
 
 
 def equal(rows: Shares, blocks: Blocks, fit: Fit) -> Split:
-    """Equal share per request in flight, by time."""
+    """Equal share per request in flight, by time, waiting included."""
     return _naive(rows.seconds + rows.waiting, rows, blocks, fit)
 
 

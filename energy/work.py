@@ -104,13 +104,21 @@ def _counts(requests: RequestTable, row: Ints) -> tuple[Floats, Floats, Floats, 
 
 
 def _pace(sent: Floats, first_ns: Ints, origin: int, computed: Floats) -> float:
-    """Seconds per computed prompt token where nothing queued: a low percentile over the longer prompts."""
+    """Seconds per computed prompt token: the lower of two views over the longer prompts. Alone: from sent to first token
+    (a low percentile, where nothing queued). In a queue: from the previous first token to one's own, for requests that
+    were already there."""
     ok = known(first_ns) & (computed > 0)
     if not np.any(ok):
         return 1e-4
-    ratio = (((first_ns - origin) / 1e9) - sent)[ok] / computed[ok]
-    long = computed[ok] >= np.quantile(computed[ok], 0.5)
-    return float(max(1e-7, np.quantile(ratio[long], 0.1)))
+    sent, first, computed = sent[ok], (first_ns[ok] - origin) / 1e9, computed[ok]
+    long = computed >= np.quantile(computed, 0.5)
+    alone = float(np.quantile(((first - sent) / computed)[long], 0.1))
+    order = np.argsort(first, kind="stable")
+    gap = np.diff(first[order], prepend=first[order[0]])
+    queued = long[order] & (sent[order] < first[order] - gap) & (gap > 0.002)
+    if np.count_nonzero(queued) >= 20:
+        alone = min(alone, float(np.quantile(gap[queued] / computed[order][queued], 0.25)))
+    return max(1e-7, alone)
 
 
 def _fifo(sent: Floats, first: Floats, last: Floats, computed: Floats, decode: Floats, pace: float) -> Floats:

@@ -1,1 +1,1 @@
-"""The synthetic truth loop: engines whose joules are known, attribution scored against them, controls that must break."""
+"""The synthetic truth loop: engines whose joules are known, attribution scored against them, controls."""

@@ -1,6 +1,7 @@
 """Request mixes of the truth loop: what arrives when, with which prompt, as one function per mix.
 
-Each gives requests in order of time from a seed alone. Prompts are token ids, so that shared prefixes are shared blocks.
+Each gives requests in order of time from a seed alone. Prompts are token ids: shared prefixes are shared
+blocks.
 May not know: engines' constants, energy.
 """
 
