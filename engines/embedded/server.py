@@ -1,0 +1,470 @@
+"""The embedded engine as a server: vLLM's routes over aiohttp, in real and in virtual time.
+
+Lives here: routes, ids, disconnects, start and stop, and the process that `traces.child.spawn` runs.
+May not know: how steps are formed (core), how replies are worded (wire_out), what is valid (wire_in).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import orjson
+from aiohttp import HttpVersion11, web
+
+from engines.embedded import errors, prometheus
+from engines.embedded.profiles import Profile, load_profile
+from engines.embedded.sensors import Mode, SimulatedSensors
+from engines.embedded.shell import SLOTS, Engine, Sink, Ticket
+from engines.embedded.stream import Collect, Reply, Stream, Wire
+from engines.embedded.tokenizer import Tokenizer
+from engines.embedded.tokens import output_key, plan_output
+from engines.embedded.types import EngineRequest, Limits
+from engines.embedded.wire_in import Context, Plan, chat_turns, message_turns, parse, response_turns
+from engines.embedded.wire_out import FINGERPRINT, Names, Result, voice
+from traces.errors import UserError
+from traces.journal import JournalWriter
+from traces.records import StepRecord
+from traces.seams import NowNs, Serve, SleepUntil
+from traces.status import StatusPage
+
+VERSION = "0.32.0"
+"""of vLLM, whose bytes this server follows"""
+BODY_LIMIT = 64 << 20
+KEEP_ALIVE_S = 5.0
+"""uvicorn's, and so vLLM's"""
+_REMEMBERED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to start the embedded engine; the flags are vLLM's, here on by default."""
+
+    profile: str = "h100-llama8b"
+    limits: Limits = field(default_factory=Limits)
+    sensor_mode: Mode = "counter"
+    sensor_lag_ns: int | None = None
+    tick_ns: int = 20_000_000
+    """how often the simulated sensors are published"""
+    request_id_headers: bool = True
+    per_request_metrics: bool = True
+    prompt_tokens_details: bool = True
+    force_include_usage: bool = False
+
+
+def sensors_of(options: EngineOptions, profile: Profile) -> SimulatedSensors:
+    """The simulated sensors of an engine."""
+    limits = options.limits
+    return SimulatedSensors(
+        profile,
+        limits.seed,
+        mode=options.sensor_mode,
+        replicas=limits.replicas,
+        tensor_parallel=limits.tensor_parallel_size,
+        lag_ns=options.sensor_lag_ns,
+    )
+
+
+def status_names(options: EngineOptions) -> list[str]:
+    """Slots that the engine's status page needs."""
+    return [*SLOTS, *sensors_of(options, load_profile(options.profile)).slot_names()]
+
+
+def _ignore_late(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+class Server:
+    """Routes of one engine."""
+
+    def __init__(self, engine: Engine, options: EngineOptions, profile: Profile) -> None:
+        self.engine, self.options = engine, options
+        self.model = options.limits.served_model_name or profile.name
+        self.tokenizer = Tokenizer(profile.vocab_size, profile.eos_token_id)
+        self.profile = profile
+        self.context = Context(self.model, engine.max_model_len, self.tokenizer, options.force_include_usage)
+        self.histograms = prometheus.Histograms()
+        engine.on_end = self.histograms.ended
+        engine.on_step = self._on_step
+        # Ids follow from the clock: the same in every virtual run, new in every real one.
+        self._random = random.Random(f"{options.limits.seed}/{engine.now_ns()}")
+        self._start_ns = engine.now_ns()
+        self._start_wall = time.time()
+        self._histories: dict[str, list[tuple[str, str]]] = {}
+        self.in_flight = 0
+        self.draining = False
+        self.routes: dict[str, tuple[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]]] = {
+            "/v1/chat/completions": ("POST", lambda r: self._generate("chat", r)),
+            "/v1/completions": ("POST", lambda r: self._generate("completions", r)),
+            "/v1/responses": ("POST", lambda r: self._generate("responses", r)),
+            "/v1/messages": ("POST", lambda r: self._generate("messages", r)),
+            "/v1/messages/count_tokens": ("POST", self._count_tokens),
+            "/v1/models": ("GET", self._models),
+            "/tokenize": ("POST", self._tokenize),
+            "/detokenize": ("POST", self._detokenize),
+            "/health": ("GET", self._health),
+            "/ping": ("GET", self._health),
+            "/version": ("GET", self._version),
+            "/load": ("GET", self._load),
+            "/metrics": ("GET", self._metrics),
+        }
+
+    # ------------------------------------------------------------------ ids and clocks
+
+    def hex(self, digits: int) -> str:
+        """A new random id."""
+        return f"{self._random.getrandbits(4 * digits):0{digits}x}"
+
+    def created(self) -> int:
+        """Unix seconds on the engine's own axis."""
+        return int(self._start_wall + (self.engine.now_ns() - self._start_ns) / 1e9)
+
+    def _on_step(self, record: StepRecord) -> None:
+        tokens = record.num_ctx_tokens + record.num_generation_tokens
+        self.histograms.by_name["iteration_tokens_total"].observe(tokens)
+
+    # ------------------------------------------------------------------ every request
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One request: route, refuse, or answer."""
+        route = self.routes.get(request.path)
+        headers = self._id_headers(request)
+        if route is None:
+            return _json(404, b'{"detail":"Not Found"}', headers)
+        method, handler = route
+        if request.method != method and not (method == "GET" and request.method == "HEAD"):
+            if request.path == "/ping" and request.method == "POST":
+                return _json(200, b"", headers)
+            return _json(405, b'{"detail":"Method Not Allowed"}', headers | {"allow": method})
+        self.in_flight += 1
+        try:
+            response = await handler(request)
+        except errors.ApiError as error:
+            response = _json(error.status, error.body("messages" if "/messages" in request.path else None))
+        except web.HTTPRequestEntityTooLarge:
+            response = _json(413, b'{"detail":"Request body too large"}')
+        finally:
+            self.in_flight -= 1
+        if not response.prepared:
+            response.headers.update(headers)
+        return response
+
+    def _id_headers(self, request: web.BaseRequest) -> dict[str, str]:
+        if not self.options.request_id_headers:
+            return {}
+        return {"x-request-id": request.headers.get("X-Request-Id") or self.hex(32)}
+
+    async def _body(self, request: web.BaseRequest) -> dict[str, Any]:
+        media = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media != "application/json":
+            raise errors.wrong_media_type()
+        raw = await request.read()
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            raise errors.bad_json(raw) from None
+        if not isinstance(body, dict):
+            raise errors.not_an_object(body)
+        return body
+
+    # ------------------------------------------------------------------ generation
+
+    async def _generate(self, api: str, request: web.BaseRequest) -> web.StreamResponse:
+        body = await self._body(request)
+        if api == "responses":
+            self._continue(body)
+        plan = parse(api, body, self.context)
+        header = request.headers.get("X-Request-Id")
+        if header is not None:  # vLLM reads headers as latin-1
+            plan.wire_id = header.encode("utf-8", "surrogateescape").decode("latin-1")
+        wire_id = plan.wire_id or self.hex(16)
+        names = self._names(api, wire_id, plan)
+        words = voice(
+            plan,
+            names,
+            details=self.options.prompt_tokens_details,
+            per_request_metrics=self.options.per_request_metrics,
+        )
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ready.add_done_callback(_ignore_late)
+        reply = Reply(plan, words, self.tokenizer, ready)
+        requests = self._requests(plan, wire_id, reply)
+        if plan.stream:
+            return await self._stream(request, reply, requests, wire_id)
+        tickets = self._submit(requests, wire_id, lambda i: Collect(reply, i), streams=False)
+        await self._wait(tickets, reply)
+        self._remember(names.response_id, plan, reply.in_order()[0])
+        return _json(200, words.body(reply.in_order()))
+
+    def _names(self, api: str, wire_id: str, plan: Plan) -> Names:
+        prefix = {"completions": "cmpl-", "responses": "resp_"}.get(api, "chatcmpl-")
+        response_id = prefix + (self.hex(16) if api == "responses" else wire_id)
+        item = "chatcmpl-tool-" if plan.tool else "msg_"
+        return Names(response_id, self.created(), self.model, item + self.hex(16))
+
+    def _requests(self, plan: Plan, wire_id: str, reply: Reply) -> list[EngineRequest]:
+        total, out = reply.total, []
+        asked = self.histograms.by_name["request_params_max_tokens"]
+        for index in range(total):
+            at, choice = divmod(index, plan.n)
+            asked.observe(plan.max_tokens[at])
+            seed = plan.seeds[at]
+            request = EngineRequest(
+                request_id=wire_id if total == 1 else f"{wire_id}-{index}",
+                prompt=plan.prompts[at],
+                max_tokens=plan.max_tokens[at],
+                min_tokens=plan.min_tokens,
+                ignore_eos=plan.ignore_eos,
+                cache_salt=plan.cache_salt,
+                seed=None if seed is None else seed + choice,
+            )
+            out.append(self._until_stop(request, plan, index, reply) if plan.stop else request)
+        return out
+
+    def _until_stop(self, request: EngineRequest, plan: Plan, index: int, reply: Reply) -> EngineRequest:
+        """What will be said is known beforehand, so a stop string becomes a length."""
+        if request.seed is None:  # pin the output: the id may yet get a suffix
+            request = replace(request, seed=output_key(self.engine.limits.seed, request) & 0xFFFF_FFFF)
+        tokens, _ = plan_output(
+            output_key(self.engine.limits.seed, request),
+            request,
+            vocab_size=self.profile.vocab_size,
+            eos_token_id=self.profile.eos_token_id,
+            eos_mean_tokens=self.profile.eos_mean_tokens,
+        )
+        words = self.tokenizer.strings(tokens.tolist())
+        text = "".join(words)
+        floor = len("".join(words[: plan.min_tokens]))
+        found = [at for stop in plan.stop if stop and (at := text.find(stop, floor)) >= 0]
+        if not found:
+            return request
+        first = min(found)
+        ends = min(at + len(stop) for stop in plan.stop if stop and (at := text.find(stop, floor)) == first)
+        length, count = 0, 0
+        while length < ends:
+            length += len(words[count])
+            count += 1
+        whole = bool(plan.body.get("include_stop_str_in_output"))
+        reply.stop_text[index] = ends if whole else first
+        return replace(request, max_tokens=count, min_tokens=min(plan.min_tokens, count), ignore_eos=True)
+
+    def _submit(
+        self, requests: list[EngineRequest], wire_id: str, sink: Callable[[int], Sink], *, streams: bool
+    ) -> list[Ticket]:
+        tickets: list[Ticket] = []
+        try:
+            for index, request in enumerate(requests):
+                ticket = self.engine.submit(request, wire_id, sink(index), streams=streams, parts=len(requests))
+                tickets.append(ticket)
+        except UserError as error:
+            for ticket in tickets:
+                self.engine.abort(ticket)
+            raise errors.refused(str(error)) from None
+        return tickets
+
+    async def _wait(self, tickets: list[Ticket], reply: Reply) -> None:
+        """Until all sequences are complete. A client that leaves cancels us: then the engine forgets them."""
+        try:
+            await reply.ready
+        finally:
+            for ticket in tickets:
+                self.engine.abort(ticket)
+
+    async def _stream(
+        self, request: web.BaseRequest, reply: Reply, requests: list[EngineRequest], wire_id: str
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers=self._id_headers(request))
+        response.headers["Content-Type"] = "text/event-stream; charset=utf-8"
+        chunked = request.version >= HttpVersion11
+        if chunked:
+            response.enable_chunked_encoding()
+        else:
+            response.force_close()
+        writer = await response.prepare(request)
+        transport = request.transport
+        if writer is None or transport is None:
+            raise ConnectionResetError("the client left before the reply began")
+        wire = reply.wire = Wire(transport, writer.drain, chunked=chunked)
+        try:
+            tickets = self._submit(requests, wire_id, lambda i: Stream(reply, i, wire), streams=True)
+        except errors.ApiError as error:
+            wire.write(wire.frame(b"data: " + error.body() + b"\n\n"))
+        else:
+            try:
+                await self._wait(tickets, reply)
+                await wire.flushed()
+            except asyncio.CancelledError:
+                wire.drop()
+                raise
+            self._remember(reply.voice.names.response_id, reply.plan, reply.in_order()[0])
+        await response.write_eof()
+        return response
+
+    # ------------------------------------------------------------------ conversations of /v1/responses
+
+    def _continue(self, body: dict[str, Any]) -> None:
+        previous = body.get("previous_response_id")
+        body.pop("_history", None)
+        if previous is None:
+            return
+        history = self._histories.get(str(previous))
+        if history is None:
+            raise errors.not_found(f"Response with id '{previous}' not found.", "response_id")
+        body["_history"] = history
+
+    def _remember(self, response_id: str, plan: Plan, result: Result) -> None:
+        """Keep a Responses conversation for `previous_response_id`, the last _REMEMBERED of them."""
+        if plan.api != "responses" or plan.body.get("store") is False:
+            return
+        body = {k: v for k, v in plan.body.items() if k not in ("tools", "instructions")}
+        self._histories[response_id] = [*response_turns(body), ("assistant", result.text)]
+        while len(self._histories) > _REMEMBERED:
+            del self._histories[next(iter(self._histories))]
+
+    # ------------------------------------------------------------------ the other routes
+
+    async def _count_tokens(self, request: web.BaseRequest) -> web.Response:
+        body = await self._body(request)
+        if "messages" not in body:
+            raise errors.missing("messages", body)
+        count = len(self.tokenizer.chat(message_turns(body)))
+        answer = {"input_tokens": count, "context_management": {"original_input_tokens": count}}
+        return _json(200, orjson.dumps(answer))
+
+    async def _models(self, request: web.BaseRequest) -> web.Response:
+        permission = {
+            "id": f"modelperm-{self.hex(16)}", "object": "model_permission", "created": self.created(),
+            "allow_create_engine": False, "allow_sampling": True, "allow_logprobs": True,
+            "allow_search_indices": False, "allow_view": True, "allow_fine_tuning": False, "organization": "*",
+            "group": None, "is_blocking": False,
+        }  # fmt: skip
+        model = {
+            "id": self.model, "object": "model", "created": self.created(), "owned_by": FINGERPRINT,
+            "root": self.profile.model, "parent": None, "max_model_len": self.engine.max_model_len,
+            "permission": [permission],
+        }  # fmt: skip
+        return _json(200, orjson.dumps({"object": "list", "data": [model]}))
+
+    async def _tokenize(self, request: web.BaseRequest) -> web.Response:
+        body = await self._body(request)
+        if "messages" in body:
+            tokens = self.tokenizer.chat(chat_turns(body))
+        elif isinstance(body.get("prompt"), str):
+            tokens = self.tokenizer.encode(body["prompt"])
+        else:
+            raise errors.missing("prompt", body)
+        strings = self.tokenizer.strings(tokens) if body.get("return_token_strs") else None
+        answer = {
+            "count": len(tokens), "max_model_len": self.engine.max_model_len, "tokens": tokens, "token_strs": strings,
+        }  # fmt: skip
+        return _json(200, orjson.dumps(answer))
+
+    async def _detokenize(self, request: web.BaseRequest) -> web.Response:
+        body = await self._body(request)
+        if "tokens" not in body:
+            raise errors.missing("tokens", body)
+        try:
+            tokens, bad = self.tokenizer.check(body["tokens"])
+        except (ValueError, TypeError, OverflowError):
+            text = "Input should be a valid list of integers"
+            raise errors.invalid(errors.problem("list_type", "body.tokens", text, body["tokens"])) from None
+        if tokens is None:
+            raise errors.refused(f"Token id {bad} is out of vocabulary")
+        return _json(200, orjson.dumps({"prompt": self.tokenizer.decode(tokens.tolist())}))
+
+    async def _health(self, request: web.BaseRequest) -> web.Response:
+        if self.engine.failed is not None:
+            return _json(503, b"")
+        return _json(200, b"")
+
+    async def _version(self, request: web.BaseRequest) -> web.Response:
+        return _json(200, orjson.dumps({"version": f"{VERSION}+{FINGERPRINT}"}))
+
+    async def _load(self, request: web.BaseRequest) -> web.Response:
+        return _json(200, orjson.dumps({"server_load": max(0, self.in_flight - 1)}))
+
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+        page = prometheus.page(self.engine, self.histograms, self.model)
+        return web.Response(body=page, headers={"content-type": "text/plain; version=1.0.0; charset=utf-8"})
+
+
+def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> web.Response:
+    kind = {"content-type": "application/json"} if body else {}
+    return web.Response(status=status, body=body, headers=kind | (headers or {}))
+
+
+# ---------------------------------------------------------------------------------------------- start and stop
+
+
+class RunningEngine:
+    """A started engine. `close` settles the truth and closes; `drain` first lets running requests end."""
+
+    def __init__(self, server: Server, web_server: web.Server, listener: asyncio.AbstractServer, port: int) -> None:
+        self.server, self.port = server, port
+        self._web, self._listener = web_server, listener
+
+    @property
+    def engine(self) -> Engine:
+        """The shell over the cores."""
+        return self.server.engine
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take no new connections and wait for running requests; whether all ended in time."""
+        self._listener.close()
+        engine = self.server.engine
+        until = engine.now_ns() + round(timeout_s * 1e9)
+        while self.server.in_flight and engine.now_ns() < until:
+            await engine.sleep_until(min(until, engine.now_ns() + 20_000_000))
+        return self.server.in_flight == 0
+
+    async def close(self) -> None:
+        """Stop serving, stop stepping, write what is left of the journals."""
+        self._listener.close()
+        await self._web.shutdown(0.1)
+        await self._listener.wait_closed()
+        await self.server.engine.close()
+
+
+async def start(
+    options: EngineOptions,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    now_ns: NowNs,
+    sleep_until: SleepUntil,
+    serve: Serve,
+    truth: JournalWriter | None = None,
+    steps: JournalWriter | None = None,
+    status: StatusPage | None = None,
+) -> RunningEngine:
+    """Start the engine and listen; OSError when the port is taken. status needs the slots of status_names()."""
+    profile = load_profile(options.profile)
+    engine = Engine(
+        profile,
+        options.limits,
+        now_ns=now_ns,
+        sleep_until=sleep_until,
+        truth=truth,
+        steps=steps,
+        status=status,
+        sensors=sensors_of(options, profile) if status is not None else None,
+        tick_ns=options.tick_ns,
+    )
+    server = Server(engine, options, profile)
+    web_server = web.Server(
+        server.handle,
+        request_factory=None,
+        handler_cancellation=True,
+        keepalive_timeout=KEEP_ALIVE_S,
+        access_log=None,
+    )
+    listener = await serve(cast(Any, web_server), host, port)
+    sockets = listener.sockets if isinstance(listener, asyncio.Server) else ()
+    address = sockets[0].getsockname() if sockets else getattr(listener, "address", (host, port))
+    engine.start()
+    return RunningEngine(server, web_server, listener, int(address[1]))

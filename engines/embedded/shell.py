@@ -1,0 +1,367 @@
+"""Runs the pure engine core against a clock: one loop per replica, least-loaded routing, journals, sensors, lag.
+
+In real time a step takes what the model says plus what Python adds; the next one starts at once and aims at the model's
+own axis, so that small delays do not pile up. Truth is settled with the instants as they really were, and the lag
+behind the model is recorded. In virtual time the lag is 0 by construction.
+May not know: HTTP, JSON, text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from engines.embedded.core import EngineCore
+from engines.embedded.profiles import Profile
+from engines.embedded.sensors import SimulatedSensors
+from engines.embedded.types import EngineRequest, FinishReason, Limits, RequestStats
+from traces.journal import JournalWriter
+from traces.records import EngineRecord, StepRecord, TruthRecord
+from traces.seams import NowNs, SleepUntil
+from traces.status import StatusPage
+
+FORGIVE_NS = 50_000_000
+"""lag past which the model axis is moved to now: an engine that was stopped does not race to catch up"""
+_FLUSH_NS = 500_000_000
+_BATCH = 512
+SLOTS = ("running", "waiting", "kv_usage_ppm", "steps", "tokens_out", "lag_ns")
+
+
+class Sink(Protocol):
+    """Where one sequence's tokens go."""
+
+    def push(self, token: int) -> None:
+        """A token that is not the last. Called once per token on the hot path."""
+
+    def finish(self, out: list[int], stats: RequestStats, reason: FinishReason) -> None:
+        """The end: all planned tokens (the first stats.output_tokens were given), counts and instants."""
+
+
+class Ticket:
+    """One sequence in the engine."""
+
+    __slots__ = ("replica", "request_id", "sink", "streams", "wire_id")
+
+    def __init__(self, replica: Replica, request_id: str, wire_id: str, sink: Sink, streams: bool) -> None:
+        self.replica, self.request_id, self.wire_id = replica, request_id, wire_id
+        self.sink, self.streams = sink, streams
+
+
+class Counters:
+    """Cumulative counts for the metrics page, over all replicas."""
+
+    def __init__(self) -> None:
+        self.finished = {"stop": 0, "length": 0, "abort": 0, "error": 0, "repetition": 0}
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.generation_tokens = 0
+        self.steps = 0
+
+
+class Replica:
+    """One core and the loop that steps it."""
+
+    def __init__(self, engine: Engine, core: EngineCore) -> None:
+        self.engine, self.core = engine, core
+        self.tickets: dict[str, Ticket] = {}
+        self.lag_max_ns = 0
+        self.lag_sum_ns = 0
+        self.lag_steps = 0
+        self.in_step = False
+        self.leaving: list[Ticket] = []
+        """aborted while in the step in flight: their truth is final when it ends"""
+        self._work = asyncio.Event()
+        self._model_ns = 0
+
+    @property
+    def load(self) -> int:
+        """Sequences in this replica."""
+        return len(self.tickets)
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Step as long as there is work, wait otherwise; until cancelled."""
+        engine, core = self.engine, self.core
+        now_ns, sleep_until = engine.now_ns, engine.sleep_until
+        while True:
+            now = now_ns()
+            step = core.schedule(now)
+            if step is None:
+                self._work.clear()
+                await self._work.wait()
+                self._model_ns = now_ns()
+                continue
+            if now - self._model_ns > FORGIVE_NS:
+                self._model_ns = now
+            due = self._model_ns = self._model_ns + step.duration_ns
+            self.in_step = True
+            try:
+                if due > now:
+                    await sleep_until(due)
+                else:  # behind: still let the sockets be served
+                    await asyncio.sleep(0)
+                self._lag(now_ns() - due)
+            finally:  # a step cut short by the engine's end is settled too
+                self.in_step = False
+                self._deliver(step, now, max(now + 1, now_ns()))
+
+    def _lag(self, lag_ns: int) -> None:
+        self.lag_sum_ns += lag_ns
+        self.lag_steps += 1
+        if lag_ns > self.lag_max_ns:
+            self.lag_max_ns = lag_ns
+
+    def _deliver(self, step: Any, start_ns: int, end_ns: int) -> None:
+        core, tickets = self.core, self.tickets
+        emission = core.advance(step, start_ns, end_ns)
+        ended = [(tickets.get(seq.request_id), seq, reason) for seq, reason in emission.finished]
+        for ticket, _, _ in ended:
+            if ticket is not None:
+                ticket.streams = False
+        index = emission.step_index
+        for seq in emission.members:
+            ticket = tickets.get(seq.request_id)
+            if ticket is not None and ticket.streams:
+                ticket.sink.push(seq.out[index - seq.emit_offset])
+        for seq, at in emission.first:
+            ticket = tickets.get(seq.request_id)
+            if ticket is not None and ticket.streams:
+                ticket.sink.push(seq.out[at])
+        for ticket, seq, reason in ended:
+            if ticket is not None:
+                self.engine.settle(ticket, seq.out, reason)
+        for ticket in self.leaving:
+            self.engine.left(ticket)
+        self.leaving.clear()
+        self.engine.stepped(core.step_record(end_ns), len(emission))
+
+
+class Engine:
+    """All replicas of one engine, their journals and their status page."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        limits: Limits,
+        *,
+        now_ns: NowNs,
+        sleep_until: SleepUntil,
+        truth: JournalWriter | None = None,
+        steps: JournalWriter | None = None,
+        status: StatusPage | None = None,
+        sensors: SimulatedSensors | None = None,
+        tick_ns: int = 20_000_000,
+    ) -> None:
+        self.now_ns, self.sleep_until = now_ns, sleep_until
+        self.profile, self.limits = profile, limits
+        self.counters = Counters()
+        self.replicas = [Replica(self, EngineCore(profile, limits, replica=i)) for i in range(limits.replicas)]
+        self.sensors = sensors
+        self.on_end: Callable[[RequestStats], None] = _ignore
+        """called with every sequence that ends by itself"""
+        self.on_step: Callable[[StepRecord], None] = _ignore
+        self._truth, self._steps, self._status = truth, steps, status
+        self._pending: list[StepRecord] = []
+        self._parts: dict[str, tuple[int, list[TruthRecord]]] = {}
+        self._tick_ns = tick_ns
+        self._tasks: list[asyncio.Task[None]] = []
+        self._flushed_ns = now_ns()
+        self._serial = 0
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus output, tokens."""
+        return min(self.limits.max_model_len, min(r.core.max_model_len for r in self.replicas))
+
+    @property
+    def running(self) -> int:
+        """Sequences in the batches."""
+        return sum(r.core.running for r in self.replicas)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences queued."""
+        return sum(r.core.waiting for r in self.replicas)
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What stopped a loop that should run, None while all is well."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                return task.exception()
+        return None
+
+    def start(self) -> None:
+        """Begin stepping and publishing."""
+        self._tasks = [asyncio.ensure_future(replica.run()) for replica in self.replicas]
+        if self._status is not None or self._truth is not None or self._steps is not None:
+            self._tasks.append(asyncio.ensure_future(self._tick()))
+
+    async def close(self) -> None:
+        """Stop, settle the truth of all, write the totals. Journals stay open: they are the caller's."""
+        for task in self._tasks:
+            task.cancel()
+        results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        now = self.now_ns()
+        for replica in self.replicas:
+            for ticket in list(replica.tickets.values()):
+                self.abort(ticket)
+        self._publish(now)
+        self._flush(now)
+        if self._truth is not None:
+            for replica in self.replicas:
+                for total in replica.core.totals(now):
+                    self._truth.write(total)
+            self._truth.flush()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def submit(self, request: EngineRequest, wire_id: str, sink: Sink, *, streams: bool, parts: int = 1) -> Ticket:
+        """Queue a sequence on the least loaded replica. parts: sequences that share wire_id, and so one truth record.
+
+        UserError when it can never fit."""
+        replica = min(self.replicas, key=lambda r: r.load)
+        request_id = request.request_id
+        if any(request_id in r.tickets for r in self.replicas):  # vLLM takes equal ids too, with a suffix of its own
+            self._serial += 1
+            request = replace(request, request_id=f"{request_id}~{self._serial}")
+        replica.core.add(request, self.now_ns())
+        ticket = Ticket(replica, request.request_id, wire_id, sink, streams)
+        replica.tickets[request.request_id] = ticket
+        if parts > 1 and wire_id not in self._parts:
+            self._parts[wire_id] = (parts, [])
+        replica.wake()
+        return ticket
+
+    def abort(self, ticket: Ticket) -> None:
+        """The client left. Nothing when the sequence has ended already."""
+        if ticket.replica.tickets.get(ticket.request_id) is not ticket:
+            return
+        del ticket.replica.tickets[ticket.request_id]
+        ticket.replica.core.abort(ticket.request_id, self.now_ns())
+        if ticket.replica.in_step:
+            ticket.replica.leaving.append(ticket)
+        else:
+            self.left(ticket)
+
+    def left(self, ticket: Ticket) -> None:
+        """An aborted sequence is out of the engine; it counts as no success (as in vLLM)."""
+        self._write_truth(ticket)
+
+    def settle(self, ticket: Ticket, out: list[int], reason: FinishReason) -> None:
+        """A sequence ended by itself: counts, truth, and the sink's last word."""
+        core = ticket.replica.core
+        stats = core.stats(ticket.request_id)
+        del ticket.replica.tickets[ticket.request_id]
+        self.counters.finished[reason] += 1
+        self.on_end(stats)
+        self._write_truth(ticket)
+        ticket.sink.finish(out, stats, reason)
+
+    def _write_truth(self, ticket: Ticket) -> None:
+        core, wire_id = ticket.replica.core, ticket.wire_id
+        records = [replace(record, request_id=wire_id) for record in core.truth(ticket.request_id)]
+        core.forget(ticket.request_id)
+        waiting = self._parts.get(wire_id)
+        if waiting is not None:
+            left, sums = waiting[0] - 1, _merged(waiting[1], records)
+            if left:
+                self._parts[wire_id] = (left, sums)
+                return
+            del self._parts[wire_id]
+            records = sums
+        if self._truth is not None:
+            for record in records:
+                self._truth.write(record)
+
+    def stepped(self, record: StepRecord, tokens: int) -> None:
+        """A step is done."""
+        counters = self.counters
+        counters.steps += 1
+        counters.prompt_tokens += record.prompt_tokens
+        counters.cached_tokens += record.cached_tokens
+        counters.generation_tokens += tokens
+        self.on_step(record)
+        if self._steps is not None:
+            self._pending.append(record)
+            if len(self._pending) >= _BATCH:
+                self._write_steps()
+
+    def _write_steps(self) -> None:
+        if self._steps is not None:
+            for record in self._pending:
+                self._steps.write(record)
+        self._pending.clear()
+
+    async def _tick(self) -> None:
+        due = self.now_ns()
+        while True:
+            now = self.now_ns()
+            self._publish(now)
+            if now - self._flushed_ns >= _FLUSH_NS:
+                self._flush(now)
+            due = max(due + self._tick_ns, now)
+            await self.sleep_until(due)
+
+    def _publish(self, now: int) -> None:
+        page = self._status
+        if page is None:
+            return
+        values = {
+            "running": self.running,
+            "waiting": self.waiting,
+            "kv_usage_ppm": round(1e6 * max(r.core.kv_usage for r in self.replicas)),
+            "steps": self.counters.steps,
+            "tokens_out": self.counters.generation_tokens,
+            "lag_ns": max(r.lag_max_ns for r in self.replicas),
+        }
+        if self.sensors is not None:
+            values |= self.sensors.advance(now, *(r.core for r in self.replicas))
+        page.set_group(values)
+
+    def _flush(self, now: int) -> None:
+        """Journals to the system, with the lag of the steps since the last time."""
+        self._flushed_ns = now
+        self._write_steps()
+        if self._steps is not None:
+            for i, replica in enumerate(self.replicas):
+                if replica.lag_steps:
+                    values = {
+                        "engine": float(i),
+                        "steps": float(replica.lag_steps),
+                        "lag_ns_mean": replica.lag_sum_ns / replica.lag_steps,
+                        "lag_ns_max": float(replica.lag_max_ns),
+                    }
+                    self._steps.write(EngineRecord("lag", now, values))
+            self._steps.flush()
+        for replica in self.replicas:
+            replica.lag_sum_ns = replica.lag_steps = replica.lag_max_ns = 0
+        if self._truth is not None:
+            self._truth.flush()
+
+
+def _ignore(_: object) -> None:
+    """Nobody looks."""
+
+
+def _merged(sums: list[TruthRecord], records: list[TruthRecord]) -> list[TruthRecord]:
+    """Truth of two parts of one request, added by component."""
+    if not sums:
+        return records
+    more = {record.component: record for record in records}
+    return [
+        replace(
+            a,
+            own_uj=a.own_uj + more[a.component].own_uj,
+            active_uj=a.active_uj + more[a.component].active_uj,
+            prefill_uj=a.prefill_uj + more[a.component].prefill_uj,
+            decode_uj=a.decode_uj + more[a.component].decode_uj,
+        )
+        for a in sums
+    ]

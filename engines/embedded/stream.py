@@ -1,0 +1,224 @@
+"""From tokens to bytes on a transport: chunk framing, backpressure, and the sinks that the engine calls.
+
+The hot path is Stream.push: constant bytes, the word, constant bytes, one write. A reader that does not keep up gets a
+bounded queue and a task that drains it; past the bound its connection is dropped.
+May not know: routes, validation, the scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engines.embedded.tokenizer import Tokenizer
+from engines.embedded.types import FinishReason, RequestStats
+from engines.embedded.wire_in import Plan
+from engines.embedded.wire_out import Result, Voice, argument_pieces, dumps, finish_reason
+
+HIGH_WATER = 1 << 18
+"""bytes waiting in the transport at which the queue takes over"""
+QUEUE_LIMIT = 32 << 20
+"""bytes a reader may lag behind; past it the connection is dropped"""
+_LOOK_EVERY = 32
+
+
+def framed(event: bytes) -> bytes:
+    """One HTTP chunk."""
+    return b"%x\r\n%b\r\n" % (len(event), event) if event else b""
+
+
+class Wire:
+    """The way out of one reply: direct writes while the reader keeps up, a queue while it does not."""
+
+    def __init__(self, transport: asyncio.Transport, drain: Callable[[], Any], *, chunked: bool) -> None:
+        self._transport = transport
+        self._drain = drain
+        self._chunked = chunked
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._task: asyncio.Task[None] | None = None
+        self._count = 0
+
+    def frame(self, event: bytes) -> bytes:
+        """An event as it goes on the wire."""
+        return framed(event) if self._chunked else event
+
+    def write(self, data: bytes) -> None:
+        """Bytes already framed."""
+        if self._task is not None:
+            self._queue.append(data)
+            self._queued += len(data)
+            if self._queued > QUEUE_LIMIT:
+                self._transport.abort()
+            return
+        self._transport.write(data)
+        self._count += 1
+        if self._count % _LOOK_EVERY == 0 and self._transport.get_write_buffer_size() > HIGH_WATER:
+            self._task = asyncio.ensure_future(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        try:
+            while True:
+                await self._drain()
+                if not self._queue:
+                    return
+                piece = b"".join(self._take())
+                self._queued -= len(piece)
+                self._transport.write(piece)
+        finally:
+            self._task = None
+
+    def _take(self) -> list[bytes]:
+        taken, size = [], 0
+        while self._queue and size < HIGH_WATER:
+            taken.append(self._queue.popleft())
+            size += len(taken[-1])
+        return taken
+
+    async def flushed(self) -> None:
+        """Everything written has gone to the transport."""
+        while self._task is not None:
+            await asyncio.wait({self._task})
+
+    def drop(self) -> None:
+        """The reader is gone."""
+        if self._task is not None:
+            self._task.cancel()
+        self._queue.clear()
+
+
+class Reply:
+    """All sequences of one request; `ready` is set with the last of them."""
+
+    def __init__(self, plan: Plan, voice: Voice, tokenizer: Tokenizer, ready: asyncio.Future[None]) -> None:
+        self.plan, self.voice, self.tokenizer, self.ready = plan, voice, tokenizer, ready
+        self.total = plan.n * len(plan.prompts)
+        self.results: dict[int, Result] = {}
+        self.wire: Wire | None = None
+        self.heads: dict[int, bytes] = {}
+        self.stop_text: dict[int, int] = {}
+        """sequence -> length its text is cut to, where a stop string ends it"""
+        self.arguments = dumps(plan.tool.arguments).decode() if plan.tool else ""
+
+    def prompt(self, index: int) -> Sequence[int]:
+        """Prompt of sequence `index`."""
+        array = self.plan.prompts[index // self.plan.n]
+        return array.tolist() if self.plan.return_token_ids else array  # type: ignore[return-value]
+
+    def ended(self, index: int, result: Result) -> None:
+        """One sequence is complete."""
+        self.results[index] = result
+        if len(self.results) < self.total:
+            return
+        if self.wire is not None:
+            for event in self.voice.end(self.in_order()):
+                self.wire.write(self.wire.frame(event))
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def in_order(self) -> list[Result]:
+        """Results in order of their index."""
+        return [self.results[i] for i in sorted(self.results)]
+
+    def text(self, index: int, out: list[int]) -> str:
+        """Text of a whole sequence; with `echo` the prompt's before it."""
+        text = self.tokenizer.decode(out)
+        if index in self.stop_text:
+            text = text[: self.stop_text[index]]
+        if self.plan.echo:
+            text = self.tokenizer.decode(self.prompt(index)) + text
+        return text
+
+
+class Collect:
+    """Sink of a sequence whose reply is one document."""
+
+    def __init__(self, reply: Reply, index: int) -> None:
+        self._reply, self._index = reply, index
+
+    def push(self, token: int) -> None:
+        """Nothing is shown before the end."""
+
+    def finish(self, out: list[int], stats: RequestStats, reason: FinishReason) -> None:
+        reply, index = self._reply, self._index
+        given = out[: stats.output_tokens]
+        why = "stop" if index in reply.stop_text else reason
+        prompt = reply.prompt(index) if reply.plan.return_token_ids else ()
+        reply.ended(index, Result(reply.text(index, given), given, why, stats, prompt))
+
+
+class Stream:
+    """Sink of a sequence whose tokens are events."""
+
+    def __init__(self, reply: Reply, index: int, wire: Wire) -> None:
+        self._reply, self._index, self._wire = reply, index, wire
+        self._voice, self._words = reply.voice, reply.tokenizer.word
+        self._number = 0
+        self._arguments: list[str] | None = None
+        self._heads: dict[int, bytes] | None = None
+        self._tail = b""
+        if reply.voice.plain and not reply.stop_text:
+            self._before, after = reply.voice.pieces(index)
+            self._after = len(after)
+            self._tail = after + b"\r\n"
+            self._heads = {}
+
+    def push(self, token: int) -> None:
+        """A token that is not the last."""
+        if not self._number:
+            self._begin()
+        self._number += 1
+        if self._heads is None:
+            self._wire.write(self._wire.frame(self._event(token, None)))
+            return
+        word = self._words(token)
+        size = len(word)
+        head = self._heads.get(size)
+        if head is None:
+            head = self._heads[size] = self._head(size)
+        self._wire.write(head + word + self._tail)
+
+    def _head(self, size: int) -> bytes:
+        if not self._wire.frame(b"x").startswith(b"1\r\n"):  # HTTP/1.0: no chunks
+            self._tail = self._tail.removesuffix(b"\r\n")
+            return self._before
+        return b"%x\r\n%b" % (len(self._before) + size + self._after, self._before)
+
+    def _begin(self) -> None:
+        reply = self._reply
+        first = self._voice.begin(self._index, reply.prompt(self._index))
+        for event in first.split(b"\n\n")[:-1]:
+            self._wire.write(self._wire.frame(event + b"\n\n"))
+        if reply.plan.echo:
+            text = reply.tokenizer.decode(reply.prompt(self._index))
+            self._wire.write(self._wire.frame(self._voice.token(self._index, 0, 0, text, ())))
+
+    def _event(self, token: int, reason: str | None, text: str | None = None) -> bytes:
+        number = self._number - 1
+        reply = self._reply
+        if reply.plan.tool is not None:
+            if self._arguments is None:
+                self._arguments = argument_pieces(reply.arguments, reply.plan.max_tokens[self._index // reply.plan.n])
+            last = len(self._arguments)
+            text = "".join(self._arguments[number:last]) if reason else self._arguments[number]
+        elif text is None:
+            text = self._words(token).decode()
+        return self._voice.token(self._index, number, token, text, reply.prompt(self._index), reason)
+
+    def finish(self, out: list[int], stats: RequestStats, reason: FinishReason) -> None:
+        """The last token, and after the last sequence the end of the stream."""
+        reply, index = self._reply, self._index
+        given = out[: stats.output_tokens]
+        if not self._number:
+            self._begin()
+        self._number += 1
+        why: str = "stop" if index in reply.stop_text else reason
+        whole = reply.text(index, given)
+        last = None
+        if index in reply.stop_text:
+            before = len(reply.tokenizer.decode(given[:-1]))
+            last = whole[before:]
+        self._wire.write(self._wire.frame(self._event(given[-1], finish_reason(why, reply.plan), last)))
+        reply.ended(index, Result(whole, given, why, stats))
