@@ -7,8 +7,8 @@ May not know: file formats, what a row means beyond its workflow, its arrival an
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 
@@ -69,6 +69,7 @@ class Layout:
         return self.contiguous and self.sorted
 
 
+_NEVER = 2**63 - 1
 R = TypeVar("R", bound=Grouped)
 
 
@@ -84,28 +85,35 @@ def contiguous(rows: Iterable[R]) -> Iterator[list[R]]:
         yield group
 
 
-@dataclass(slots=True)
-class _Due:
-    arrival: int | None = None
-    rows: int = 0
-
-
 def by_arrival(first: Iterable[R], second: Iterable[R]) -> Iterator[list[R]]:
     """Groups in order of arrival from rows in any order; first and second are two passes over the same rows.
 
-    Memory: an entry per workflow, and the rows that came before their turn (all of them in the worst order).
+    Memory: 20 bytes per workflow and a name for each that has one, and the rows that came before their turn (all of
+    them in the worst order).
     """
-    due: dict[Hashable, _Due] = {}
-    for number, row in enumerate(first):
-        entry = due.setdefault(row.key if row.key is not None else number, _Due())
-        entry.rows += 1
-        if row.root_ns is not None and (entry.arrival is None or row.root_ns < entry.arrival):
-            entry.arrival = row.root_ns
-    turns = iter(sorted(due, key=lambda k: due[k].arrival or 0))
-    held: dict[Hashable, list[R]] = {}
-    turn = next(turns, None)
-    for number, row in enumerate(second):
-        held.setdefault(row.key if row.key is not None else number, []).append(row)
-        while turn is not None and len(held.get(turn, ())) == due[turn].rows:
+    slots: dict[Hashable, int] = {}
+    arrivals, rows = array("q"), array("l")
+    for row in first:
+        slot = slots.setdefault(row.key, len(rows)) if row.key is not None else len(rows)
+        if slot == len(rows):
+            arrivals.append(_NEVER)
+            rows.append(0)
+        rows[slot] += 1
+        if row.root_ns is not None:
+            arrivals[slot] = min(arrivals[slot], row.root_ns)
+    yield from _in_turn(second, slots, [0 if a == _NEVER else a for a in arrivals], rows)
+
+
+def _in_turn(
+    second: Iterable[R], slots: dict[Hashable, int], arrivals: list[int], rows: array[int]
+) -> Iterator[list[R]]:
+    turns = iter(sorted(range(len(rows)), key=arrivals.__getitem__))
+    held: dict[int, list[R]] = {}
+    turn, fresh = next(turns, None), 0
+    for row in second:
+        slot = slots[row.key] if row.key is not None else fresh
+        fresh += slot == fresh  # slots are numbered by first appearance, in both passes alike
+        held.setdefault(slot, []).append(row)
+        while turn is not None and len(held.get(turn, ())) == rows[turn]:
             yield held.pop(turn)
             turn = next(turns, None)

@@ -17,6 +17,19 @@ __all__ = ["FORMATS", "ImportOptions", "Imported", "detect", "open_import", "tit
 FORMATS = {
     "joulegraph": "traces.importers.own",
     "azure": "traces.importers.azure",
+    "burstgpt": "traces.importers.burstgpt",
+    "bailian": "traces.importers.bailian",
+    "ragpulse": "traces.importers.ragpulse",
+    "weka": "traces.importers.weka",
+    "tracelab": "traces.importers.tracelab",
+    "dynamo": "traces.importers.dynamo",
+    "agentic_mooncake": "traces.importers.agentic",
+    "wfformat": "traces.importers.wfformat",
+    "servegen": "traces.importers.servegen",
+    "otel": "traces.importers.otel",
+    "mlperf": "traces.importers.mlperf",
+    "sweagent": "traces.importers.sweagent",
+    "sharegpt": "traces.importers.sharegpt",
     "mooncake": "traces.importers.mooncake",
 }
 """Name -> module, in the order in which they are asked whether they recognise a file."""

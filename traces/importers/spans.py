@@ -1,0 +1,242 @@
+"""Spans of any dialect (OTLP/JSON, flat JSON) in one plain shape, with what GenAI and OpenInference call things.
+
+Lives here: attribute names, old and new, of OpenTelemetry GenAI and of OpenInference. May not know: files, graphs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from traces.errors import UserError
+from traces.importers.link import words
+from traces.importers.tracelab import iso_ns
+from traces.rows import Where
+
+_LLM_OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion", "responses", "message"})
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One span. ids as text, times in ns since 1970."""
+
+    where: Where
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    name: str
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Any]
+    links: tuple[dict[str, Any], ...] = ()
+    """{trace_id, span_id, attributes}"""
+    failed: bool = False
+    resource: dict[str, Any] = field(default_factory=dict)
+    otlp: bool = False
+
+    def first(self, *names: str) -> Any:
+        """The first of these attributes that is there."""
+        return next((self.attributes[n] for n in names if self.attributes.get(n) is not None), None)
+
+    @property
+    def kind(self) -> str | None:
+        """llm, tool, agent, or None for spans that are none of these."""
+        inference = str(self.attributes.get("openinference.span.kind") or "").upper()
+        operation = self.attributes.get("gen_ai.operation.name")
+        if operation == "execute_tool" or inference == "TOOL":
+            return "tool"
+        if operation in _LLM_OPERATIONS or inference == "LLM":
+            return "llm"
+        if operation in ("invoke_agent", "create_agent") or inference in ("AGENT", "CHAIN"):
+            return "agent"
+        return "llm" if operation is None and self.first("gen_ai.request.model", "llm.model_name") is not None else None
+
+
+def of_otlp(where: Where, document: dict[str, Any]) -> Iterator[Span]:
+    """The spans of one OTLP/JSON object {resourceSpans: ...}."""
+    for block in _list(where, document, "resourceSpans"):
+        resource = attributes(block.get("resource") or {})
+        for scope in _list(where, block, "scopeSpans"):
+            for raw in _list(where, scope, "spans"):
+                yield _otlp_span(where, raw, resource)
+
+
+def _list(where: Where, holder: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    value = holder.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+        raise UserError(where.fault(name, value, "give a list of objects"))
+    return value
+
+
+def _otlp_span(where: Where, raw: dict[str, Any], resource: dict[str, Any]) -> Span:
+    start = _nano(where, raw, "startTimeUnixNano")
+    return Span(
+        where,
+        str(raw.get("traceId") or ""),
+        str(raw.get("spanId") or ""),
+        str(raw["parentSpanId"]) if raw.get("parentSpanId") else None,
+        str(raw.get("name") or ""),
+        start,
+        max(start, _nano(where, raw, "endTimeUnixNano")),
+        attributes(raw),
+        tuple(
+            {"trace_id": link.get("traceId"), "span_id": link.get("spanId"), "attributes": attributes(link)}
+            for link in _list(where, raw, "links")
+        ),
+        (raw.get("status") or {}).get("code") in (2, "STATUS_CODE_ERROR"),
+        resource,
+        True,
+    )
+
+
+def _nano(where: Where, raw: dict[str, Any], name: str) -> int:
+    value = raw.get(name)
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and value.isdigit())):
+        raise UserError(where.fault(name, value, "give nanoseconds since 1970"))
+    return int(value)
+
+
+def attributes(holder: dict[str, Any]) -> dict[str, Any]:
+    """OTLP's list of {key, value: {stringValue|...}} as a plain dict."""
+    found = holder.get("attributes") or []
+    return {str(a["key"]): _value(a.get("value")) for a in found if isinstance(a, dict) and "key" in a}
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, dict) or not value:
+        return value
+    name, inner = next(iter(value.items()))
+    if name == "intValue":
+        return int(inner)
+    if name == "arrayValue":
+        return [_value(v) for v in (inner or {}).get("values") or ()]
+    if name == "kvlistValue":
+        return {str(v["key"]): _value(v.get("value")) for v in (inner or {}).get("values") or ()}
+    return inner
+
+
+def of_flat(where: Where, document: dict[str, Any]) -> Iterator[Span]:
+    """The spans of one flat object {trace_id, spans: [{span_id, start_time, attributes, ...}]}."""
+    for raw in _list(where, document, "spans"):
+        held = raw.get("attributes")
+        if not isinstance(held, dict):
+            raise UserError(where.fault("attributes", held, "give an object"))
+        start = iso_ns(where, "start_time", raw.get("start_time"))
+        status = raw.get("status")
+        code = status.get("code") if isinstance(status, dict) else status
+        yield Span(
+            where,
+            str(raw.get("trace_id") or document.get("trace_id") or ""),
+            str(raw.get("span_id") or ""),
+            str(raw["parent_span_id"]) if raw.get("parent_span_id") else None,
+            str(raw.get("name") or ""),
+            start,
+            max(start, iso_ns(where, "end_time", raw.get("end_time"))),
+            held,
+            failed=code in (2, "ERROR", "STATUS_CODE_ERROR"),
+            resource=raw.get("resource_attributes") or {},
+        )
+
+
+def messages(span: Span) -> list[dict[str, Any]] | None:
+    """The prompt's messages {role, content, tool_calls?, tool_call_id?}, or None when the span does not hold them."""
+    given = _parsed(span.first("gen_ai.input.messages", "gen_ai.prompt"))
+    if isinstance(given, list):
+        found = [_message(m) for m in given if isinstance(m, dict)]
+        system = _parsed(span.first("gen_ai.system_instructions"))
+        return [{"role": "system", "content": words(system)}, *found] if system else found
+    return _indexed(span.attributes, "llm.input_messages") or None
+
+
+def output(span: Span) -> str | None:
+    """The reply's text, or None when the span does not hold it."""
+    given = _parsed(span.first("gen_ai.output.messages", "gen_ai.completion"))
+    if isinstance(given, list) and given:
+        return "\n".join(str(_message(m)["content"]) for m in given if isinstance(m, dict)) or None
+    if isinstance(given, dict):
+        return words(given) or None
+    plain = span.first("gen_ai.output.text")
+    if plain is not None:
+        return words(plain)
+    indexed = _indexed(span.attributes, "llm.output_messages")
+    return "\n".join(str(m["content"]) for m in indexed) or None if indexed else None
+
+
+def tool_calls(span: Span) -> list[str]:
+    """Ids of the tool calls in the reply."""
+    given = _parsed(span.first("gen_ai.output.messages"))
+    made = [_message(m) for m in given if isinstance(m, dict)] if isinstance(given, list) else []
+    made += _indexed(span.attributes, "llm.output_messages")
+    return [str(c["id"]) for m in made for c in m.get("tool_calls") or () if c.get("id")]
+
+
+def _parsed(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    return value
+
+
+def _message(raw: dict[str, Any]) -> dict[str, Any]:
+    """A message of the GenAI convention (parts) or of OpenAI (content) in the latter's shape."""
+    out: dict[str, Any] = {"role": str(raw.get("role") or "user")}
+    calls, texts = list(raw.get("tool_calls") or ()), []
+    parts = raw.get("parts")
+    for part in parts if isinstance(parts, list) else ():
+        match part.get("type") if isinstance(part, dict) else None:
+            case "tool_call":
+                function = {"name": part.get("name"), "arguments": _text(part.get("arguments"))}
+                calls.append({"id": part.get("id"), "type": "function", "function": function})
+            case "tool_call_response":
+                out["tool_call_id"] = part.get("id")
+                texts.append(_text(part.get("response", part.get("result"))))
+            case _:
+                texts.append(words(part))
+    out["content"] = "\n".join(texts) if isinstance(parts, list) else words(raw.get("content"))
+    if calls:
+        out["tool_calls"] = calls
+    if raw.get("tool_call_id"):
+        out["tool_call_id"] = raw["tool_call_id"]
+    return out
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else orjson.dumps(value).decode()
+
+
+_INDEX = re.compile(r"\.(\d+)\.(message|tool_call|message_content)\.(.+)")
+
+
+def _indexed(held: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
+    """OpenInference's flattened messages: llm.input_messages.0.message.role and so on."""
+    found: dict[int, dict[str, Any]] = {}
+    for name, value in held.items():
+        match = _INDEX.fullmatch(name[len(prefix) :]) if name.startswith(prefix + ".") else None
+        if match is not None and match[2] == "message" and int(match[1]) < 10_000:
+            _place(found.setdefault(int(match[1]), {"role": "user", "content": ""}), match[3], value)
+    for message in found.values():
+        calls = message.pop("calls", None)
+        if calls:
+            message["tool_calls"] = [calls[i] for i in sorted(calls)]
+    return [found[i] for i in sorted(found)]
+
+
+def _place(message: dict[str, Any], path: str, value: Any) -> None:
+    """One flattened attribute into its message."""
+    if path in ("role", "content", "tool_call_id", "name"):
+        message[path] = words(value) if path == "content" else str(value)
+    elif path.startswith("contents.") and path.endswith(".message_content.text"):
+        message["content"] = f"{message['content']}\n{value}" if message["content"] else str(value)
+    elif path.startswith("tool_calls."):
+        _, index, rest = path.split(".", 2)
+        call = message.setdefault("calls", {}).setdefault(index, {"type": "function", "function": {}})
+        if rest == "tool_call.id":
+            call["id"] = str(value)
+        elif rest.startswith("tool_call.function."):
+            call["function"][rest.rsplit(".", 1)[1]] = value
