@@ -22,6 +22,7 @@ from ctypes import (
 )
 from typing import Any, ClassVar
 
+from energy.procs import GpuProcesses
 from energy.source import Found, Missing, Reading, Source
 from traces.records import DeviceState, PowerSample, SensorInfo
 from traces.seams import NowNs
@@ -302,13 +303,15 @@ def _device(nvml: Any, handle: Any, index: int, now_ns: NowNs, wall: WallMap, po
             granted.append((field, about))
     if granted:
         found.sources.append(Fields(nvml, handle, granted, wall, poll_ns))
+    # Before the counter: what is due together is read in this order, and the counter holds up what follows.
+    found.sources.append(State(nvml, handle, device, 100 * _MS))
     for source in candidates:
         failed = [r.why for r in source.read(now_ns) if isinstance(r, PowerSample) and r.value is None]
         if failed:
             found.missing.append(Missing(source.name, failed[0] or "no value", None))
         else:
             found.sources.append(source)
-    found.sources.append(State(nvml, handle, device, 100 * _MS))
+    found.sources.append(GpuProcesses(nvml, handle, device))
     return found
 
 

@@ -144,6 +144,19 @@ def _parent_name(path: Path) -> str:
     return parent
 
 
+def package_range(root: Path, socket: int, domain: str = "cpu") -> int | None:
+    """Range in uJ of a socket's package counter, or of its DRAM counter; None where it cannot be read."""
+    for zone in root.glob("intel-rapl:*"):
+        wanted = "dram" if domain == "dram" else f"package-{socket}"
+        try:
+            name = (zone / "name").read_text().strip()
+        except OSError:
+            continue
+        if name == wanted and (domain == "cpu" or _parent_name(zone) == f"package-{socket}"):
+            return _number(zone / "max_energy_range_uj")
+    return None
+
+
 def _number(path: Path) -> int | None:
     try:
         return int(path.read_text()) or None

@@ -20,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from energy import nvml, powercap
+from energy import amd, node, nvml, perf, powercap, procs, pyrapl
 from energy.recorded import recorded_file
 from energy.sampler import Sampler, Superseded, Totals, status_names
 from energy.simulated import simulated_sources
@@ -41,7 +41,8 @@ _NICE = -5
 
 @dataclass(frozen=True, slots=True)
 class SamplerConfig:
-    """What one sampler process does. sources: "nvml", "rapl", "simulated:PAGE", "recorded:JOURNAL" ..."""
+    """What one sampler process does. sources: names of FINDERS, with what they need after a colon:
+    "nvml", "rapl", "proc:12,34", "simulated:PAGE", "recorded:JOURNAL", "redfish:URL" ..."""
 
     journal: str
     """path of power.<host>.jsonl"""
@@ -73,20 +74,46 @@ def find_sources(names: tuple[str, ...], poll_ns: int = 20_000_000, now_ns: NowN
     return found
 
 
+def _rapl(where: str, poll_ns: int, now_ns: NowNs) -> Found:
+    """Powercap; where it is closed, perf_event is tried as well."""
+    root = Path(where) if where else powercap.ROOT
+    found = powercap.find(settle=lambda: time.sleep(0.02), root=root, poll_ns=poll_ns)
+    if not found.sources and not where and perf.ROOT.is_dir():
+        found.extend(perf.find(poll_ns=poll_ns))
+    return found
+
+
 def _simulated(where: str, poll_ns: int, now_ns: NowNs) -> Found:
     sources = simulated_sources(StatusReader(Path(where)))
     return Found(sources) if sources else Found(missing=[Missing("simulated", f"{where} shows no sensor", None)])
 
 
+def _pyrapl(where: str, poll_ns: int, now_ns: NowNs) -> Found:
+    module, missing = pyrapl.load()
+    return pyrapl.find(module, poll_ns=poll_ns) if missing is None else Found(missing=[missing])
+
+
+def _amd(where: str, poll_ns: int, now_ns: NowNs) -> Found:
+    module, missing = amd.load()
+    if missing is not None:
+        return Found(missing=[missing])
+    return amd.find(module, now_ns, settle=lambda: time.sleep(0.2), poll_ns=poll_ns)
+
+
 Finder = Callable[[str, int, NowNs], Found]
 FINDERS: dict[str, Finder] = {
     "nvml": lambda where, poll_ns, now_ns: nvml.find(now_ns, poll_ns=poll_ns),
-    "rapl": lambda where, poll_ns, now_ns: powercap.find(
-        settle=lambda: time.sleep(0.02), root=Path(where) if where else powercap.ROOT, poll_ns=poll_ns
-    ),
+    "rapl": _rapl,
+    "perf": lambda where, poll_ns, now_ns: perf.find(poll_ns=poll_ns),
+    "pyrapl": _pyrapl,
+    "amd": _amd,
+    "ipmi": lambda where, poll_ns, now_ns: node.find_ipmi(now_ns),
+    "redfish": lambda where, poll_ns, now_ns: node.find_redfish(where, now_ns),
+    "proc": lambda where, poll_ns, now_ns: procs.find(where),
     "simulated": _simulated,
     "recorded": lambda where, poll_ns, now_ns: Found(recorded_file(Path(where))),
 }
+"""Each takes what stands after the colon of its name, the polling period and the clock."""
 
 
 class SamplerThread:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from traces.records import DeviceState, PowerSample, SensorInfo
+from traces.records import DeviceState, PowerSample, ProcessSample, SensorInfo
 from traces.seams import NowNs
 
-Reading = PowerSample | DeviceState
+Reading = PowerSample | DeviceState | ProcessSample
 
 
 class Source(Protocol):

@@ -197,6 +197,23 @@ class DeviceState:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessSample:
+    """power.<host>.jsonl, kind "process": CPU time of one process so far, or its presence on a GPU."""
+
+    source: str
+    """proc, or the GPU it was seen on (nvml.gpu0)"""
+    t_ns: int
+    pid: int
+    """0: all processes of the host together"""
+    command: str | None = None
+    """short command name, as the kernel has it; None where the process cannot be seen from here"""
+    cpu_ns: int | None = None
+    """user and system time of all its threads since it started"""
+    gpu_memory_bytes: int | None = None
+    kind: str = "process"
+
+
+@dataclass(frozen=True, slots=True)
 class PowerEvent:
     """power.<host>.jsonl, kind "heartbeat" | "gap" | "reset" | "lost" | "anchor": what the sampler says of itself."""
 
