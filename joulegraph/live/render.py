@@ -26,7 +26,7 @@ def duration(ns: int | None) -> str:
         if ns >= size:
             value = ns / size
             return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-    return f"{ns} ns"
+    return f"{ns} ns" if ns else "0 s"
 
 
 def clock(ns: int | None) -> str:

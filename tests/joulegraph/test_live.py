@@ -187,7 +187,7 @@ def test_nothing_attached_is_said_and_not_shown_as_zero() -> None:
     ("ns", "text"),
     [
         (None, "–"),
-        (0, "0 ns"),
+        (0, "0 s"),
         (999, "999 ns"),
         (1_500, "1.5 µs"),
         (43_200_000, "43.2 ms"),
