@@ -33,9 +33,12 @@ def ready(child: Child, what: str, *, timeout_s: float = READY_S) -> dict[str, A
     except (EOFError, ConnectionResetError):
         child.stop(1.0)
         raise UserError(f"the {what} ended before it was ready; look at its lines above") from None
-    if "error" in said:
-        child.stop(1.0)
-        raise UserError(str(said["error"]))
+    match said:
+        case {"error": why} | str(why):
+            child.stop(1.0)
+            raise UserError(str(why))
+        case int(port):
+            return {"port": port}
     return dict(said)
 
 
@@ -50,7 +53,7 @@ class Parts:
 
     def engine(self, config: Any) -> str:
         """Start the embedded engine; its URL."""
-        from engines.embedded.server import engine_process
+        from engines.embedded.process import engine_process
 
         child = spawn(engine_process, config, name="engine")
         port = ready(child, "embedded engine")["port"]

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engines.embedded.server import EngineOptions
+from joulegraph.engines import config_in, model_of
 from joulegraph.host import anchor, describe, versions
 from joulegraph.load import LoadJob
 from joulegraph.parts import Parts, own_path, pause
@@ -26,7 +28,7 @@ class RealRun:
     """What to run. engine: options of the embedded engine, or None where `job.target` already runs."""
 
     job: LoadJob
-    engine: Any | None
+    engine: EngineOptions | None
     sources: tuple[str, ...]
     through_proxy: bool = True
     idle_s: float = 2.0
@@ -105,8 +107,8 @@ def verdict(load: dict[str, Any], interrupted: bool) -> tuple[str, str | None]:
 def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[str, Any]:
     target = plan.job.target
     if plan.engine is not None:
-        target = _at(target, parts.engine(plan.engine))
-    parts.sampler(plan.sources)
+        target = replace(_at(target, parts.engine(config_in(run, plan.engine))), model=model_of(plan.engine))
+    parts.sampler((f"simulated:{own_path(run, 'engine')}",) if plan.engine is not None else plan.sources)
     run.update_info(sensors=parts.sensors, missing_sensors=parts.missing)
     if plan.through_proxy:
         target = _at(target, parts.proxy(_url(target)))

@@ -13,13 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engines.embedded.server import EngineOptions
-from engines.embedded.server import slot_names as engine_slots
-from engines.embedded.server import start as start_engine
-
 from energy.sampler import Sampler
 from energy.simulated import simulated_sources
 from energy.source import Source
+from engines.embedded.server import EngineOptions, status_names
+from engines.embedded.server import start as start_engine
+from joulegraph.engines import model_of
 from joulegraph.host import describe, versions
 from joulegraph.load import GC_THRESHOLD, LoadJob, play
 from joulegraph.realtime import verdict
@@ -89,7 +88,7 @@ class _Session:
 
     async def _play(self) -> dict[str, Any]:
         loop, plan = self.loop, self.plan
-        page = StatusPage(engine_slots(plan.engine))
+        page = StatusPage(status_names(plan.engine))
         engine = await start_engine(
             plan.engine,
             host="127.0.0.1",
@@ -109,7 +108,9 @@ class _Session:
         if plan.through_proxy:
             port, close_proxy = await self._proxy(engine.port)
         try:
-            job = replace(plan.job, target=replace(plan.job.target, host="127.0.0.1", port=port))
+            job = replace(
+                plan.job, target=replace(plan.job.target, host="127.0.0.1", port=port, model=model_of(plan.engine))
+            )
             t0_ns = self.start_ns + round(plan.idle_s * SECOND_NS)
             dispatch = self.writer("dispatch", job.shard)
             await loop.sleep_until(t0_ns - SECOND_NS)

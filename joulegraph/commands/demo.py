@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     job = LoadJob(
         run=directory.path, trace=trace, target=Target("127.0.0.1", 0), options=ReplayOptions(salt=str(args.seed))
     )
-    engine = embedded_options(args.profile, directory, seed=args.seed)
+    engine = embedded_options(args.profile, seed=args.seed)
     run_real(directory, RealRun(job, engine, (), through_proxy=True, quiet=False, title="joulegraph demo"))
     summary = complete(directory)
     directory.update_info(wall_s=round(time.monotonic() - started, 3))

@@ -166,18 +166,18 @@ def _job(args: argparse.Namespace) -> Any:
     return functools.partial(LoadJob, trace=args.trace, target=target, arrivals=arrivals, options=options)
 
 
-def _engine(args: argparse.Namespace, run: Any) -> Any:
+def _engine(args: argparse.Namespace) -> Any:
     from joulegraph.engines import embedded_options
 
     return embedded_options(
         args.embedded,
-        run,
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
         max_model_len=args.max_model_len,
         power_cap_w=args.power_cap,
         prefix_caching=not args.no_prefix_caching,
         seed=args.seed,
+        real_time=args.real_time,
     )
 
 
@@ -188,13 +188,13 @@ def _play(args: argparse.Namespace, run: Any, job_of: Any) -> None:
         from joulegraph.virtualtime import VirtualRun, run_in_virtual_time
 
         with Progress(run.path.name, quiet=args.json) as progress:
-            plan = VirtualRun(job, _engine(args, run), through_proxy=args.proxy, each=progress.show)
+            plan = VirtualRun(job, _engine(args), through_proxy=args.proxy, each=progress.show)
             run_in_virtual_time(run, plan)
         return
     from joulegraph.realtime import RealRun, run_real
 
     if args.embedded:
-        plan_real = RealRun(job, _engine(args, run), (), through_proxy=args.proxy, title=f"replay {args.trace.name}")
+        plan_real = RealRun(job, _engine(args), (), through_proxy=args.proxy, title=f"replay {args.trace.name}")
     else:
         sources = tuple(s for s in args.sources.split(",") if s and s != "none")
         plan_real = RealRun(job, None, sources, through_proxy=args.proxy, title=f"replay {args.trace.name}")
