@@ -464,7 +464,7 @@ async def start(
         access_log=None,
     )
     listener = await serve(cast(Any, web_server), host, port)
-    sockets = listener.sockets if isinstance(listener, asyncio.Server) else ()
+    sockets = getattr(listener, "sockets", ())  # uvloop's server is no asyncio.Server
     address = sockets[0].getsockname() if sockets else getattr(listener, "address", (host, port))
     engine.start()
     return RunningEngine(server, web_server, listener, int(address[1]))
