@@ -1,4 +1,4 @@
-"""What the embedded engine does beyond its bytes: exact lengths, caching, batches, tools, disconnects, journals, lag."""
+"""What the embedded engine does beyond its bytes: exact lengths, caching, batches, tools, disconnects, journals."""
 
 from __future__ import annotations
 
