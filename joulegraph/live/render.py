@@ -215,7 +215,7 @@ def _class_table(state: LiveState) -> Table:
         share = f"{joules / total:.0%}" if joules is not None and total > 0 else _DASH
         table.add_row(name, energy(joules), share)
     if not state.joules:
-        table.add_row(Text("joules per class come after the run", style="dim"), "", "")
+        table.add_row(Text("known after the run", style="dim"), "", "")
     return table
 
 

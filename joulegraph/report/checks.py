@@ -37,15 +37,14 @@ def _state(facts: Facts) -> Check:
     state, why = facts.info.get("state"), facts.info.get("why")
     if isinstance(why, list):
         why = " ".join(why)
+    why = str(why or "no reason recorded").rstrip(".")
     match state:
         case "complete":
             return Check("run", "good", "The run ended as planned.")
         case "invalid":
-            return Check("run", "bad", f"The run is invalid: {why or 'no reason recorded'}.")
+            return Check("run", "bad", f"The run is invalid: {why}.")
         case "interrupted":
-            return Check(
-                "run", "warn", f"The run was interrupted: {why or 'no reason recorded'}; figures cover what ran."
-            )
+            return Check("run", "warn", f"The run was interrupted: {why}; figures cover what ran.")
         case _:
             return Check("run", "warn", f"The run's state is {state!r}: it is going on, or ended without saying so.")
 

@@ -170,7 +170,9 @@ def distributions(panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -
             axes.set_title(title, loc="left", fontsize=9, fontweight="bold")
             axes.set_xlabel("ms")
             axes.set_ylim(0, 1)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+            low, high = axes.get_xlim()
+            narrow = high < 12 * low
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if narrow else (1.0, 2.0, 5.0)))
             axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.legend(fontsize=7.5, loc="best")

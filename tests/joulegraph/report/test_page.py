@@ -182,3 +182,14 @@ def test_the_command_attributes_first_where_needed(
 def test_the_command_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["report", str(tmp_path)]) == 2
     assert "not a run directory" in capsys.readouterr().err
+
+
+def test_the_python_in_the_docs_works(whole_run: RunDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    docs = Path(__file__).resolve().parents[3] / "docs" / "report.md"
+    (code,) = re.findall(r"```python\n(.*?)```", docs.read_text(), re.S)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "my-run").symlink_to(whole_run.path)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["page"] == Path("runs/my-run/report.html") and len(names["facts"].workflows) == 115  # type: ignore[attr-defined]
