@@ -59,6 +59,8 @@ class Plan:
     sensors: dict[str, _Sensor]
     read_ns: int | None = None
     """end of the last read"""
+    cost_ns: float = 0.0
+    """slowest call of late: what is due together is read cheap first, so that a slow call delays no other"""
     since_ns: int | None = None
     """start of the call under way"""
     stuck: bool = False
@@ -218,6 +220,7 @@ class Sampler:
         was_alone = plan.alone
         plan.since_ns = began
         readings = plan.source.read(clock)
+        plan.cost_ns = max(0.99 * plan.cost_ns, clock() - began)
         with self._lock:
             plan.since_ns = None
             self._note(skipped, late)
@@ -283,6 +286,7 @@ class Sampler:
             PowerEvent("heartbeat", now_ns, ticks=totals.ticks, missed=totals.missed, late_p99_ns=p99, cpu_ns=cpu_ns)
         )
         self._late.clear()
+        self._plans.sort(key=lambda plan: plan.cost_ns)
         self._beat_ns += HEARTBEAT_NS * (1 + max(0, now_ns - self._beat_ns) // HEARTBEAT_NS)
         self._shown.update(ticks=totals.ticks, missed=totals.missed, cpu_ns=cpu_ns or 0)
         self._show(now_ns)
