@@ -64,7 +64,7 @@ class EngineCore:
         self.tokens_out = 0
         self.preemptions = 0
         self.throttled_ns = 0
-        """busy time under a clock that the power cap lowered"""
+        """busy time under a clock that the power cap or the board's own limit lowered"""
         self.busy_ns = 0
 
     # -- what it shows ------------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.embedded.core import EngineCore
+from engines.embedded.profiles import COMPONENTS
 from engines.embedded.sensors import SimulatedSensors
 from engines.embedded.types import EngineRequest, FinishReason, RequestStats
 from traces.errors import UserError
 from traces.records import StepRecord, TruthRecord, TruthTotals
 
 I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
 
 
 @dataclass(slots=True)
@@ -53,10 +55,19 @@ class DriveResult:
     steps: list[StepRecord] = field(default_factory=list)
     step_start_ns: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
     step_end_ns: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    energy_start_j: F64 = field(default_factory=lambda: np.zeros((0, len(COMPONENTS))))
+    """cumulative true energy at the start of each step, J, shape (steps, components)"""
+    energy_end_j: F64 = field(default_factory=lambda: np.zeros((0, len(COMPONENTS))))
     clocks: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     totals: list[TruthTotals] = field(default_factory=list)
     sensors: dict[str, Series] = field(default_factory=dict)
     tokens_out: int = 0
+
+    def energy_j(self, t_ns: I64) -> F64:
+        """True cumulative energy at any instants within the run's steps, J, shape (len(t_ns), components)."""
+        t = np.stack((self.step_start_ns, self.step_end_ns), axis=1).reshape(-1)
+        e = np.stack((self.energy_start_j, self.energy_end_j), axis=1).reshape(-1, len(COMPONENTS))
+        return np.stack([np.interp(t_ns, t, e[:, i]) for i in range(len(COMPONENTS))], axis=1)
 
 
 def run(
@@ -89,6 +100,8 @@ class _Driver:
         self.starts: list[int] = []
         self.ends: list[int] = []
         self.clocks: list[float] = []
+        self.before: list[F64] = []
+        self.after: list[F64] = []
         self.next_poll = 0
         self.result = DriveResult(0, 0)
         self.segments: dict[str, list[tuple[int, int]]] = {}
@@ -123,10 +136,12 @@ class _Driver:
                 continue
             end = now + step.duration_ns
             self._poll(end)
+            self.before.append(core.energy.energy_j(now))
             emitted = core.advance(step, now, end)
             self.starts.append(now)
             self.ends.append(end)
             self.clocks.append(step.clock)
+            self.after.append(core.energy.energy_j(end))
             if self.keep_steps:
                 result.steps.append(core.step_record(end))
             for seq, index in emitted.first:
@@ -182,6 +197,8 @@ class _Driver:
         result = self.result
         result.step_start_ns = np.array(self.starts, np.int64)
         result.step_end_ns = np.array(self.ends, np.int64)
+        result.energy_start_j = np.array(self.before).reshape(-1, len(COMPONENTS))
+        result.energy_end_j = np.array(self.after).reshape(-1, len(COMPONENTS))
         result.clocks = np.array(self.clocks, np.float32)
         result.totals = self.core.totals(result.t1_ns)
         result.tokens_out = self.core.tokens_out

@@ -100,14 +100,15 @@ class Cost:
 
 
 class StepModel:
-    """Costs of steps on one tensor-parallel group under one power cap (W per GPU)."""
+    """Costs of steps on one tensor-parallel group under a power cap (W per GPU; the board's own limit at most)."""
 
     def __init__(
         self, profile: Profile, *, tensor_parallel: int = 1, replicas: int = 1, power_cap_w: int | None = None
     ) -> None:
         self.profile = profile
         self.gpus = tensor_parallel
-        self._cap_w = None if power_cap_w is None else float(power_cap_w) * tensor_parallel
+        cap = profile.max_power_w if power_cap_w is None else min(float(power_cap_w), profile.max_power_w)
+        self._cap_w = cap * tensor_parallel
         low, high, step = profile.min_sm_mhz, profile.max_sm_mhz, profile.sm_step_mhz
         self._clocks = [mhz / high for mhz in range(low, high, step)] + [1.0]
         # GPUs of the group all draw; a host's CPU and DRAM are shared by its replicas.
@@ -134,7 +135,7 @@ class StepModel:
             share = best.power_w / (self.profile.max_power_w * self.gpus)
             top = self._level(1.0 - self.profile.droop * min(share, 1.0))
             best = self.cost_at(batch, clocks[top], celsius)
-        if self._cap_w is None or best.power_w <= self._cap_w:
+        if best.power_w <= self._cap_w:
             return best
         low, high = 0, top  # invariant: level high draws too much; level low is the answer of last resort
         while high - low > 1:

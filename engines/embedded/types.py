@@ -52,7 +52,7 @@ class Step:
     clock: float
     """SM clock as a share of the maximum, under the power cap"""
     throttled: bool = False
-    """the power cap lowered the clock of this step"""
+    """the power cap (or the board's own limit) lowered the clock of this step"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def test_equal_sequences_pay_equally_and_own_never_exceeds_active() -> None:
 
 def test_energies_of_steps_add_up_over_steps() -> None:
     """Additivity: two steps settled one after the other = the sum of each settled alone."""
-    model = StepModel(BASE)
+    model = StepModel(replace(BASE, thermal=replace(BASE.thermal, leak_per_c=0.0)))
     one, _, _, _ = settled(model, [(1, 100), (512, 0)], 1.0)
     truth = Truth(model)
     truth.idle_until(0)
@@ -130,9 +130,8 @@ def test_energies_of_steps_add_up_over_steps() -> None:
 
 def test_a_lower_cap_lowers_the_clock_and_the_power_and_costs_time() -> None:
     batch = Batch(8, 4_000, ((4096, 0),))
-    free = StepModel(BASE).cost(batch, 40.0)
-    before = free
-    assert not free.throttled
+    before = StepModel(replace(BASE, max_power_w=5000.0)).cost(batch, 40.0)
+    assert not before.throttled
     for cap in (600, 500, 400, 300):
         capped = StepModel(BASE, power_cap_w=cap).cost(batch, 40.0)
         assert capped.throttled
