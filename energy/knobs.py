@@ -8,13 +8,14 @@ reason and the command are data. May not know: what runs while a knob is turned.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,9 +27,11 @@ from energy.knob_bench import MW, Bench, Kind, Turn, pending
 from energy.source import Missing
 from traces.child import Child, on_lifeline_end, spawn
 from traces.errors import UserError
-from traces.records import DeviceState
+from traces.records import DeviceState, from_row
 
 SW_POWER_CAP = 0x4
+SETTLE_NS = 5_000_000_000
+"""left out after a turn before its effect is judged"""
 
 
 @dataclass
@@ -80,6 +83,19 @@ def prove(turn: Turn, states: list[DeviceState]) -> Proof:
     if max(clocks) > turn.wanted:
         return Proof("not applied", f"the SM clock reached {max(clocks)} MHz", mean, capped)
     return Proof("bit", f"the SM clock stayed at or below {turn.wanted} MHz", mean, capped)
+
+
+def states(rows: Iterable[dict[str, Any]], device: str, t0_ns: int, t1_ns: int) -> list[DeviceState]:
+    """The states of one device ("gpu0") in a window of a power journal, for `prove`."""
+    found = (from_row(DeviceState, row) for row in rows if row.get("kind") == "state")
+    return [s for s in found if s.source.endswith(f".{device}") and t0_ns <= s.t_ns <= t1_ns]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--power-cap and --sm-clock, for every command that can run with knobs turned."""
+    group = parser.add_argument_group("GPU knobs (need root; previous values are put back on every way out)")
+    group.add_argument("--power-cap", type=int, metavar="W", help="power limit of every GPU for this run")
+    group.add_argument("--sm-clock", type=int, metavar="MHZ", help="lock the SM clock of every GPU for this run")
 
 
 @contextlib.contextmanager

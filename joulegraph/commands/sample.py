@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.period_ms < 1 or (args.duration is not None and args.duration <= 0):
         raise UserError(f"--period-ms {args.period_ms} --duration {args.duration}: give at least 1 ms, and over 0 s")
     run_dir = RunDir.create(args.out)
-    page = run_dir.file("sampler.status")
+    page = run_dir.file("status.sampler")
     config = SamplerConfig(
         journal=str(run_dir.power_journal()),
         sources=tuple(name.strip() for name in args.sources.split(",") if name.strip()),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from energy.knob_bench import Turn, pending
-from energy.knobs import describe_knobs, prove, restore_left_behind, turned
+from energy.knobs import add_options, describe_knobs, prove, restore_left_behind, states, turned
 from traces.errors import UserError
 from traces.records import DeviceState
 
@@ -221,6 +223,19 @@ def state(mhz: int, throttle: int) -> DeviceState:
 def test_proof_that_a_knob_bit(turn: tuple[Any, int, int], states: list[DeviceState], verdict: str) -> None:
     knob, wanted, enforced = turn
     assert prove(Turn(knob, "gpu0", "u", 700_000, wanted, enforced, 0), states).verdict == verdict
+
+
+def test_states_of_one_device_in_a_window() -> None:
+    rows = [asdict(DeviceState(f"nvml.gpu{n}", t, 1200, 2619, 60, 4)) for n in (0, 1) for t in range(10)]
+    got = states([*rows, {"kind": "sample"}], "gpu1", 3, 5)
+    assert [(s.source, s.t_ns) for s in got] == [("nvml.gpu1", t) for t in (3, 4, 5)]
+
+
+def test_options_for_commands() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    args = parser.parse_args(["--power-cap", "300"])
+    assert (args.power_cap, args.sm_clock) == (300, None)
 
 
 def test_doctor_describes_knobs_and_touches_nothing(nvml: Any, card: Any) -> None:
