@@ -19,7 +19,7 @@ from traces.rows import KNOWN_FIELDS, Where, expand, parse_row, row_problems
 from traces.trace import layout_of, objects, read_trace
 from traces.workflow import Dep, Manifest, Node
 
-BOUND = 100
+BOUND = 20
 _EXTRA = frozenset({"wait_for", "manifest"})
 
 

@@ -1,4 +1,4 @@
-"""Are the arrival stamps of a trace multiples of something coarse? Pure; needs only the stamps.
+"""What rows give away that their file leaves unsaid: a coarse clock behind the stamps, the size of a block. Pure.
 
 Mooncake's stamps are 3,000 +- 1 ms apart: replayed as they are, ten requests arrive at once every three seconds, and
 the CV of the gaps measures the recorder's clock, not the users. Whoever replays must know.
@@ -7,7 +7,7 @@ the CV of the gaps measures the recorder's clock, not the users. Whoever replays
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from statistics import median
 
@@ -17,6 +17,7 @@ _LEAST_GAPS = 20
 _OFF = 0.01
 """A gap may be off a multiple by this share of the quantum (Mooncake's jitter is a thousandth)."""
 _FIT = 0.99
+_SIZES = (512, 16, 32, 64, 128, 256, 1024)
 
 
 def time_quantum_ms(stamps_ns: Sequence[int]) -> float | None:
@@ -46,3 +47,13 @@ def _fits(gaps: Sequence[int], quantum: float) -> bool:
     """Whether nearly all gaps are multiples of the quantum, the jitter of each border allowed for."""
     good = sum(1 for g in gaps if g > quantum / 2 and abs(g - round(g / quantum) * quantum) <= _OFF * quantum)
     return good >= _FIT * len(gaps)
+
+
+def block_rule(pairs: Collection[tuple[int, int]]) -> tuple[int, str] | None:
+    """(block size, ceil|floor) that explains every (tokens, number of ids), or None."""
+    for size in _SIZES:
+        if pairs and all(blocks == -(-tokens // size) for tokens, blocks in pairs):
+            return size, "ceil"
+        if pairs and all(blocks == tokens // size for tokens, blocks in pairs):
+            return size, "floor"
+    return None

@@ -62,7 +62,10 @@ class Prefixes:
         self.blocks += len(keys)
         self.hits += shared > 0
         self.tokens += node.input_length
-        self.hit_tokens += min(shared * self.manifest.block_size, node.input_length)
+        hit = shared * self.manifest.block_size
+        if self.manifest.block_unit == "bytes" and keys:
+            hit = round(shared / len(keys) * node.input_length)
+        self.hit_tokens += min(hit, node.input_length)
 
     def row(self) -> dict[str, Any] | None:
         """None when no request carries blocks."""

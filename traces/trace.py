@@ -21,7 +21,7 @@ import orjson
 from traces.errors import UserError
 from traces.graph import find_cycle
 from traces.group import Layout, by_arrival, contiguous
-from traces.quantum import time_quantum_ms
+from traces.quantum import block_rule, time_quantum_ms
 from traces.rows import Where, expand, manifest_row, parse_manifest, parse_row
 from traces.workflow import Manifest, Node, Workflow, node_row
 
@@ -174,14 +174,21 @@ def _declared(path: Path) -> Manifest | None:
 
 
 def noticed(nodes: Iterable[Node]) -> Manifest:
-    """The manifest of rows that come without one: Mooncake's rules, and the time quantum their stamps show."""
+    """The manifest of rows that come without one: Mooncake's rules, the block size that explains their block counts,
+    and the time quantum that their stamps show."""
     rows = list(nodes)
     content = "hash" if any(n.hash_ids for n in rows) else "lengths"
     if any(n.messages is not None or n.prompt is not None for n in rows):
         content = "text"
     elif any(n.token_ids is not None for n in rows):
         content = "token_ids"
-    return Manifest(content_mode=content, time_quantum_ms=time_quantum_ms([n.arrival_ns for n in rows]))  # type: ignore[arg-type]
+    rule = block_rule({(n.input_length, len(n.hash_ids)) for n in rows if n.hash_ids is not None}) or (512, "ceil")
+    return Manifest(
+        block_size=rule[0],
+        block_rounding=rule[1],  # type: ignore[arg-type]
+        content_mode=content,  # type: ignore[arg-type]
+        time_quantum_ms=time_quantum_ms([n.arrival_ns for n in rows]),
+    )
 
 
 def workflows(path: Path, on_problem: OnProblem | None = None) -> Iterator[Workflow]:

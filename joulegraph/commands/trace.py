@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = commands.add_parser("check", help="find every fault of a trace; exit code 2 when there is one")
     check.add_argument("file", type=Path, metavar="FILE")
-    check.add_argument("--bound", type=int, default=100, help="faults shown at most (default 100)")
+    check.add_argument("--bound", type=int, default=20, help="faults shown at most (default 20)")
     check.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     show = commands.add_parser("show", help="counts, arrivals, lengths, graph shapes, prefix sharing")
     show.add_argument("file", type=Path, metavar="FILE", help="a trace, or a file of any format that import reads")
@@ -39,7 +39,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--start", type=float, default=0.0, metavar="S", help="start of the sampled window (ServeGen)")
     load.add_argument("--duration", type=float, metavar="S", help="length of the sampled window (ServeGen)")
     load.add_argument("--json", action="store_true", help="one line of JSON on stdout")
-    commands.add_parser("formats", help="list the formats that import reads")
+    save = commands.add_parser("export", help="write a trace in a public format")
+    save.add_argument("file", type=Path, metavar="FILE", help="a trace, or a file of any format that import reads")
+    save.add_argument("-o", "--out", type=Path, required=True, metavar="OUT")
+    save.add_argument("--format", required=True, metavar="F", help="mooncake, agentic_mooncake, otlp or wfformat")
+    save.add_argument("--limit", type=int, metavar="N", help="only the first N workflows")
+    save.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+    commands.add_parser("formats", help="list the formats that import reads and export writes")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
             return _show(args)
         case "import":
             return _import(args)
+        case "export":
+            return _export(args)
         case _:
             return _formats()
 
@@ -91,8 +99,8 @@ def _show(args: argparse.Namespace) -> int:
     name = importers.detect(args.file)
     if name in ("joulegraph", "mooncake"):
         trace = read_trace(args.file)
-        manifest, declared, flow = trace.manifest, trace.declared, trace.workflows()
-        found = stats.collect(manifest, flow)
+        manifest, declared = trace.manifest, trace.declared
+        found = stats.collect(manifest, trace.workflows())
     else:
         imported = importers.open_import(args.file, name)
         declared = True
@@ -147,6 +155,24 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    from traces import exporters, importers
+
+    if args.out.resolve() == args.file.resolve():
+        raise UserError(f"{args.out}: is the source itself; give another -o")
+    imported = importers.open_import(args.file, None, importers.ImportOptions(limit=args.limit))
+    seen = _Count(imported.workflows)
+    lost = exporters.export(args.format, args.out, imported.manifest, seen)
+    for sentence in lost:
+        sys.stderr.write(f"{args.format}: {sentence}\n")
+    figures = {"file": str(args.out), "format": args.format, "workflows": seen.workflows, "lost": list(lost)}
+    if args.json:
+        sys.stdout.write(orjson.dumps(figures).decode() + "\n")
+    else:
+        sys.stdout.write(f"{args.out}: {seen.workflows:,} workflows from {args.file} ({args.format})\n")
+    return 0
+
+
 class _Count:
     """Counts what goes by."""
 
@@ -162,8 +188,10 @@ class _Count:
 
 
 def _formats() -> int:
-    from traces import importers
+    from traces import exporters, importers
 
-    for name, title in importers.titles().items():
-        sys.stdout.write(f"{name:<20}{title}\n")
+    for heading, titles in (("import", importers.titles()), ("export", exporters.titles())):
+        sys.stdout.write(f"{heading}\n")
+        for name, title in titles.items():
+            sys.stdout.write(f"  {name:<18}{title}\n")
     return 0

@@ -38,7 +38,7 @@ def test_all_faults_of_a_file_are_found(tmp_path: Path) -> None:
         {**BASE, "request_id": "h", "timestamp": 9, "t_end": 8, "t_first_token": 10, "typo": 1},
         {**BASE, "request_id": "i", "deps": [{"on": "c", "blocking": False}]},
     )
-    report = check(path)
+    report = check(path, bound=100)
     wanted = [
         (3, "request_id is 'a'", "line 2 has it too"),
         (4, "deps.on is 'nobody'", "request_id of the same workflow"),

@@ -11,10 +11,12 @@ from typing import Any
 
 from traces.errors import UserError
 from traces.importers.base import Head, Imported, ImportOptions
+from traces.trace import write_trace
 
-__all__ = ["FORMATS", "ImportOptions", "Imported", "detect", "open_import", "titles"]
+__all__ = ["FORMATS", "ImportOptions", "Imported", "as_trace", "detect", "open_import", "titles"]
 
 FORMATS = {
+    "run": "traces.importers.recording",
     "joulegraph": "traces.importers.own",
     "azure": "traces.importers.azure",
     "burstgpt": "traces.importers.burstgpt",
@@ -61,6 +63,18 @@ def detect(path: Path) -> str:
         f"{path}: no known trace format ({looks[:160] or 'neither JSON nor CSV'}); "
         f"name one with --format: {', '.join(FORMATS)}"
     )
+
+
+def as_trace(path: Path, into: Path) -> tuple[Path, str | None]:
+    """A path that traces.trace can read: the given one when it is a trace (or Mooncake file), else a file imported into
+    the folder `into`, with the name of the format it came from. UserError as open_import."""
+    name = detect(path)
+    if name in ("joulegraph", "mooncake"):
+        return path, None
+    imported = open_import(path, name)
+    out = into / "imported.jsonl"
+    write_trace(out, imported.settled, imported.workflows)
+    return out, name
 
 
 def open_import(path: Path, format_name: str | None = None, options: ImportOptions | None = None) -> Imported:

@@ -13,10 +13,9 @@ from typing import Any
 from traces.errors import UserError
 from traces.importers.base import MS, Head, Imported, ImportOptions, Notes, json_rows, whole
 from traces.importers.link import Dense, Keyed, gather
-from traces.importers.mooncake import block_rule
-from traces.quantum import time_quantum_ms
+from traces.quantum import block_rule, time_quantum_ms
 from traces.rows import Where
-from traces.workflow import Dep, Manifest, Node, Workflow
+from traces.workflow import Dep, DepKind, Manifest, Node, Workflow
 
 TITLE = "Dynamo agentic_mooncake rows (JSON Lines)"
 _KEPT = ("priority", "request_kind", "branches", "prefix_reset", "tool_events")
@@ -25,7 +24,7 @@ _KEPT = ("priority", "request_kind", "branches", "prefix_reset", "tool_events")
 def recognises(head: Head) -> bool:
     """Mooncake's lengths with ids, without a format name of another kind."""
     keys = head.keys
-    return keys >= {"request_id", "input_length", "output_length"} and not keys & {"schema", "deps", "arrival_ms"}
+    return keys >= {"request_id", "input_length", "output_length"} and not keys & {"schema", "deps"}
 
 
 def read(path: Path, options: ImportOptions) -> Imported:
@@ -62,13 +61,13 @@ class _Groups:
         name = text(where, "request_id", row.get("request_id"))
         if name in self.session:
             raise UserError(where.fault("request_id", name, "make it unique: an earlier row has it"))
-        session, group = row.get("session_id"), row.get("workflow_id")
+        session, group = row.get("session_id"), row.get("workflow")
         self.session[name] = session
         self._up.setdefault(("request", name), ("request", name))
-        for other in [("session", str(session))] * (session is not None) + [("workflow", str(group))] * (
-            group is not None
-        ):
-            self._join(("request", name), other)
+        if group is not None:  # our own export says what belongs together
+            self._join(("request", name), ("workflow", str(group)))
+        elif session is not None:
+            self._join(("request", name), ("session", str(session)))
         for on in _names(where, row, "wait_for"):
             self._join(("request", name), ("request", on))
         self.spawned |= {(name, child) for child in _names(where, row, "branches")}
@@ -140,21 +139,27 @@ def _node(where: Where, row: dict[str, Any], name: str, groups: _Groups, dense: 
     own, blocks = str(row["request_id"]), row.get("hash_ids")
     return Node(
         name,
-        own,
+        _plain(own, row),
         milliseconds_ns(where, "timestamp", row.get("timestamp") or 0),
         whole(where, "input_length", row.get("input_length")),
         whole(where, "output_length", row.get("output_length")),
         session_id=str(row["session_id"]) if row.get("session_id") is not None else None,
         delay_ns=milliseconds_ns(where, "delay", row.get("delay") or 0) + tool if waits else 0,
         tool_wait_ns=tool if waits else 0,
-        deps=tuple(Dep(on, _kind(own, on, row, groups)) for on in dict.fromkeys(waits)),  # type: ignore[arg-type]
+        deps=tuple(Dep(_plain(on, row), _kind(own, on, row, groups)) for on in dict.fromkeys(waits)),
         hash_ids=None if blocks is None else dense(blocks) if dense is not None else tuple(blocks),
         model=row.get("model"),
         attrs={k: row[k] for k in _KEPT if row.get(k)},
     )
 
 
-def _kind(own: str, on: str, row: dict[str, Any], groups: _Groups) -> str:
+def _plain(name: str, row: dict[str, Any]) -> str:
+    """A request id without the workflow that our exporter puts before it."""
+    group = row.get("workflow")
+    return name.removeprefix(f"{group}:") if group is not None and name != f"{group}:" else name
+
+
+def _kind(own: str, on: str, row: dict[str, Any], groups: _Groups) -> DepKind:
     if (on, own) in groups.spawned:
         return "spawn"
     if groups.session.get(on) == row.get("session_id"):

@@ -14,7 +14,7 @@ from typing import Any
 from traces.errors import UserError
 from traces.importers.base import Head, Imported, ImportOptions, Notes, json_rows, seconds_ns, whole
 from traces.importers.link import Keyed, gather
-from traces.importers.mooncake import block_rule
+from traces.quantum import block_rule
 from traces.rows import Where
 from traces.workflow import Dep, Manifest, Node, Workflow
 

@@ -11,12 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from traces.importers.base import Head, Imported, ImportOptions, Notes
-from traces.quantum import time_quantum_ms
+from traces.quantum import block_rule, time_quantum_ms
 from traces.trace import TraceFile
 from traces.workflow import Manifest
 
 TITLE = "Mooncake request traces (FAST25 conversation, toolagent, synthetic; arXiv)"
-_SIZES = (512, 16, 32, 64, 128, 256, 1024)
 
 
 def recognises(head: Head) -> bool:
@@ -51,13 +50,3 @@ def read(path: Path, options: ImportOptions) -> Imported:
     elif pairs:
         notes.say("the number of block ids fits no block size: taken as 512 tokens, rounded up")
     return Imported(manifest, plain.workflows(), notes)
-
-
-def block_rule(pairs: set[tuple[int, int]]) -> tuple[int, str] | None:
-    """(block size, ceil|floor) that explains every (tokens, number of ids), or None."""
-    for size in _SIZES:
-        if pairs and all(blocks == -(-tokens // size) for tokens, blocks in pairs):
-            return size, "ceil"
-        if pairs and all(blocks == tokens // size for tokens, blocks in pairs):
-            return size, "floor"
-    return None

@@ -15,8 +15,8 @@ from traces.errors import UserError
 from traces.importers import spans as sp
 from traces.importers.base import Head, Imported, ImportOptions, Notes, document, json_rows
 from traces.importers.link import ESTIMATE_ATTRS, ESTIMATED, Links, Unique, estimate_tokens, settle, words
-from traces.importers.otel_edges import infer, nesting, recorded
-from traces.rows import Where
+from traces.importers.otel_edges import ROW, infer, nesting, recorded
+from traces.rows import Where, parse_manifest
 from traces.workflow import Api, Manifest, Node, Workflow
 
 TITLE = "OpenTelemetry spans: OTLP/JSON (GenAI, OpenInference) and flat span files (inference-perf, Exgentic)"
@@ -48,9 +48,19 @@ def read(path: Path, options: ImportOptions) -> Imported:
     for span in _spans(path):  # an OTLP trace may be spread over files; a flat file holds its traces whole
         traces.setdefault((span.trace_id, "" if span.otlp else span.where.path), []).append(span)
     flow = _workflows(traces, notes)
-    has_text = any(sp.messages(s) is not None for found in traces.values() for s in found if s.kind == "llm")
-    manifest = Manifest(content_mode="text" if has_text else "lengths", source=f"{path.name} (OpenTelemetry)")
-    return Imported(manifest, flow, notes)
+    return Imported(_manifest(path, [s for found in traces.values() for s in found]), flow, notes)
+
+
+def _manifest(path: Path, found: list[sp.Span]) -> Manifest:
+    """Of our own exports the one they state, else what the spans show."""
+    source = f"{path.name} (OpenTelemetry)"
+    names = ("block_size", "block_rounding", "hash_scope", "chained", "content_mode")
+    for span in found:
+        held = {n: span.resource[f"joulegraph.{n}"] for n in names if f"joulegraph.{n}" in span.resource}
+        if len(held) == len(names):
+            return parse_manifest({**held, "source": source}, span.where)
+    has_text = any(sp.messages(s) is not None for s in found if s.kind == "llm")
+    return Manifest(content_mode="text" if has_text else "lengths", source=source)
 
 
 def _spans(path: Path) -> Iterator[sp.Span]:
@@ -77,8 +87,6 @@ def _objects(file: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
 
 def _workflows(traces: dict[tuple[str, str], list[sp.Span]], notes: Notes) -> Iterator[Workflow]:
     base = min((s.start_ns for found in traces.values() for s in found if s.kind in ("llm", "tool")), default=0)
-    if any("joulegraph.t0_unix_ns" in s.resource for found in traces.values() for s in found):
-        base = 0  # our own export: times are those of the trace
     made, unique = [], Unique()
     for (trace_id, _), found in traces.items():
         nodes = _nodes(unique(trace_id), found, base, notes)
@@ -101,10 +109,11 @@ def _nodes(trace_id: str, found: list[sp.Span], base: int, notes: Notes) -> tupl
         if span.span_id in seen:
             raise UserError(span.where.fault("span id", span.span_id, "make it unique within its trace"))
         seen.add(span.span_id)
+    if all(ROW in s.attributes and "joulegraph.request_id" in s.attributes for s in kept):
+        in_order = [s for s in found if s.kind in ("llm", "tool")]
+        return tuple(recorded(in_order, str(kept[0].attributes.get("joulegraph.workflow_id") or trace_id)))
     agents = nesting(found)
     nodes = [_node(s, trace_id, base, agents, notes) for s in kept]
-    if all("joulegraph.request_id" in s.attributes for s in kept):
-        return tuple(recorded(kept, nodes))
     links = Links()
     infer(kept, links, notes)
     return settle(links.on(nodes), notes)
@@ -114,8 +123,7 @@ def _node(span: sp.Span, trace_id: str, base: int, agents: dict[str, tuple[str, 
     agent, parent = agents.get(span.span_id, (None, None))
     arrival, end = span.start_ns - base, span.end_ns - base
     session = span.first("gen_ai.conversation.id", "session.id", "exgentic.session.id")
-    name = str(span.attributes.get("joulegraph.workflow_id") or trace_id or "trace")
-    own = str(span.attributes.get("joulegraph.request_id") or span.span_id)
+    name, own = trace_id or "trace", span.span_id
     if span.kind == "tool":
         keep = {
             "tool_name": span.first("gen_ai.tool.name", "tool.name"),

@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
+from traces.errors import UserError
 from traces.importers import spans as sp
 from traces.importers.base import MS, Notes
 from traces.importers.link import Links, words
+from traces.rows import parse_row
 from traces.workflow import Anchor, Dep, DepKind, Node
 
+ROW = "joulegraph.row"
+"""Attribute of our own exports: the node as a trace row."""
 _LEAST_QUOTE = 24
 """Characters of a reply below which finding it in a prompt is no evidence."""
 _MOST_SPANS = 2_000
@@ -49,29 +53,17 @@ def nesting(found: Sequence[sp.Span]) -> dict[str, tuple[str, str | None]]:
     return out
 
 
-def recorded(found: Sequence[sp.Span], nodes: Sequence[Node]) -> list[Node]:
-    """Nodes of our own export: edges, delays and the rest as its links and joulegraph.* attributes say."""
-    ids = {s.span_id: n.request_id for s, n in zip(found, nodes, strict=True)}
+def recorded(found: Sequence[sp.Span], name: str) -> list[Node]:
+    """Nodes of our own export: each span holds its row, its links are the edges."""
+    ids = {s.span_id: str(s.attributes["joulegraph.request_id"]) for s in found}
     out = []
-    for span, node in zip(found, nodes, strict=True):
-        held = span.attributes
+    for span in found:
+        row = sp.parsed(span.attributes[ROW])
+        if not isinstance(row, dict):
+            raise UserError(span.where.fault(ROW, row, "give the row of a node"))
+        node, _ = parse_row(row, span.where)
         deps = tuple(_stated(link, ids[str(link["span_id"])]) for link in span.links if str(link["span_id"]) in ids)
-        out.append(
-            replace(
-                node,
-                deps=deps,
-                kind=held.get("joulegraph.kind", node.kind),
-                agent_id=held.get("joulegraph.agent_id"),
-                parent_agent_id=held.get("joulegraph.parent_agent_id"),
-                delay_ns=int(held.get("joulegraph.delay_ns", 0)),
-                tool_wait_ns=int(held.get("joulegraph.tool_wait_ns", 0)),
-                think_ns=int(held.get("joulegraph.think_ns", 0)),
-                stream=bool(held.get("gen_ai.request.stream", True)),
-                api=held.get("joulegraph.api", node.api),
-                status=held.get("joulegraph.status"),
-                t_end_ns=node.t_end_ns if held.get("joulegraph.ended", True) else None,
-            )
-        )
+        out.append(replace(node, workflow_id=name, deps=deps))
     return out
 
 

@@ -144,17 +144,17 @@ def of_flat(where: Where, document: dict[str, Any]) -> Iterator[Span]:
 
 def messages(span: Span) -> list[dict[str, Any]] | None:
     """The prompt's messages {role, content, tool_calls?, tool_call_id?}, or None when the span does not hold them."""
-    given = _parsed(span.first("gen_ai.input.messages", "gen_ai.prompt"))
+    given = parsed(span.first("gen_ai.input.messages", "gen_ai.prompt"))
     if isinstance(given, list):
         found = [_message(m) for m in given if isinstance(m, dict)]
-        system = _parsed(span.first("gen_ai.system_instructions"))
+        system = parsed(span.first("gen_ai.system_instructions"))
         return [{"role": "system", "content": words(system)}, *found] if system else found
     return _indexed(span.attributes, "llm.input_messages") or None
 
 
 def output(span: Span) -> str | None:
     """The reply's text, or None when the span does not hold it."""
-    given = _parsed(span.first("gen_ai.output.messages", "gen_ai.completion"))
+    given = parsed(span.first("gen_ai.output.messages", "gen_ai.completion"))
     if isinstance(given, list) and given:
         return "\n".join(str(_message(m)["content"]) for m in given if isinstance(m, dict)) or None
     if isinstance(given, dict):
@@ -168,13 +168,14 @@ def output(span: Span) -> str | None:
 
 def tool_calls(span: Span) -> list[str]:
     """Ids of the tool calls in the reply."""
-    given = _parsed(span.first("gen_ai.output.messages"))
+    given = parsed(span.first("gen_ai.output.messages"))
     made = [_message(m) for m in given if isinstance(m, dict)] if isinstance(given, list) else []
     made += _indexed(span.attributes, "llm.output_messages")
     return [str(c["id"]) for m in made for c in m.get("tool_calls") or () if c.get("id")]
 
 
-def _parsed(value: Any) -> Any:
+def parsed(value: Any) -> Any:
+    """JSON text of a list or object as its value; anything else as it is."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
         try:
             return orjson.loads(value)

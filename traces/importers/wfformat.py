@@ -17,7 +17,7 @@ from traces.errors import UserError
 from traces.graph import find_cycle, topological
 from traces.importers.base import Head, Imported, ImportOptions, Notes, document, seconds_ns
 from traces.importers.link import Unique
-from traces.rows import Where, parse_row
+from traces.rows import Where, parse_manifest, parse_row
 from traces.workflow import Dep, Manifest, Node, Workflow
 
 TITLE = "WfFormat 1.3 to 1.6 workflow graphs (WfCommons JSON, or a folder of them)"
@@ -41,8 +41,12 @@ def _files(path: Path) -> list[Path]:
 def read(path: Path, options: ImportOptions) -> Imported:
     """A document -> a workflow at time 0; runtimes -> t_end; files and commands in attrs."""
     notes = Notes()
-    manifest = Manifest(content_mode="lengths", source=f"{path.name} (WfFormat)")
-    return Imported(manifest, _workflows(path, notes), notes)
+    source = f"{path.name} (WfFormat)"
+    first = document(_files(path)[0]) if _files(path) else None
+    ours = first.get("joulegraph") if isinstance(first, dict) else None
+    held = ours.get("manifest") if isinstance(ours, dict) else None
+    manifest = parse_manifest(held, Where(str(path), 1, 1)) if held is not None else Manifest(content_mode="lengths")
+    return Imported(replace(manifest, source=source, ordered=False), _workflows(path, notes), notes)
 
 
 def _workflows(path: Path, notes: Notes) -> Iterator[Workflow]:
@@ -78,7 +82,7 @@ def _tasks(where: Where, held: dict[str, Any]) -> tuple[list[dict[str, Any]], di
 def _nodes(where: Where, held: dict[str, Any], name: str, notes: Notes) -> tuple[Node, ...]:
     tasks, ran = _tasks(where, held)
     ids = {str(t.get("name")): str(t.get("id", t.get("name"))) for t in tasks}
-    ids |= {i: i for i in ids.values()}
+    ids |= {own: own for own in (str(t.get("id", t.get("name"))) for t in tasks)}  # names repeat, ids do not
     wrote = {f: str(t.get("id", t.get("name"))) for t in tasks for f in _names(t, "outputFiles", "output")}
     ours = [_ours(where, ran.get(str(t.get("id", t.get("name"))), {})) for t in tasks]
     if tasks and all(n is not None for n in ours):

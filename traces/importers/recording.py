@@ -1,0 +1,203 @@
+"""Our own run directories as traces: what the proxy recorded, or what a replay planned.
+
+A folder with trace.jsonl was a replay (or demo): that plan is the trace, exactly. Else requests.*.jsonl (what the proxy
+saw), else dispatch.*.jsonl (what a generator did) become nodes with their observed times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any, get_args
+
+from traces.errors import UserError
+from traces.importers.base import Head, Imported, ImportOptions, Notes
+from traces.importers.link import Dense, Unique, settle
+from traces.records import DispatchRecord, RequestRecord, from_row
+from traces.rundir import RunDir
+from traces.trace import read_trace
+from traces.workflow import APIS, Anchor, Dep, DepKind, Manifest, Node, Workflow
+
+TITLE = "a run directory of joulegraph (recorded by proxy, replay or demo)"
+
+
+def recognises(head: Head) -> bool:
+    """A folder with run.json."""
+    return head.is_dir and (head.path / "run.json").is_file()
+
+
+def read(path: Path, options: ImportOptions) -> Imported:
+    """The best source the folder holds; a note says which it was. UserError when it holds none."""
+    run, notes = RunDir.open(path), Notes()
+    if run.file("trace.jsonl").is_file():
+        trace = read_trace(run.file("trace.jsonl"))
+        notes.say("taken from the plan (trace.jsonl) of a replayed run")
+        return Imported(trace.manifest, trace.workflows(), notes)
+    for name, reader in (("requests", _requests), ("dispatch", _dispatches)):
+        if run.journals(name):
+            notes.say(f"taken from {name}.*.jsonl of a run: arrivals are when requests {_WHEN[name]}")
+            nodes, manifest = reader(run, notes)
+            return Imported(replace(manifest, source=f"{path.name} (run directory)"), _workflows(nodes, notes), notes)
+    raise UserError(
+        f"{path}: holds no trace.jsonl, requests.*.jsonl or dispatch.*.jsonl; give the folder of a recording"
+    )
+
+
+_WHEN = {"requests": "reached the proxy", "dispatch": "were due"}
+
+
+def _requests(run: RunDir, notes: Notes) -> tuple[list[tuple[Node, str | None]], Manifest]:
+    unique: dict[str, Unique] = {}
+    dense, made, text = Dense(), [], False
+    for row in run.rows("requests"):
+        record = _record(RequestRecord, row, run, "requests")
+        if record.api is None:
+            notes.count("a request to another route than generation is left out")
+        elif record.prompt_tokens is None or record.completion_tokens is None:
+            notes.count("a request without usage (failed, or the engine reported none) is left out")
+        else:
+            workflow = record.workflow_id or record.session_id or record.request_id
+            own = unique.setdefault(workflow, Unique())(record.node_id or record.request_id)
+            node = _request(record, workflow, own, dense)
+            text = text or record.content is not None
+            made.append((node, record.class_name))
+    size = _tokens_per_block([n for n, _ in made])
+    if size is None:
+        return made, Manifest(content_mode="text" if text else "lengths")
+    notes.say(
+        f"block ids name blocks of bytes: each is taken as {size} tokens (median of this recording), "
+        "so shared prefixes are as long as recorded only on average"
+    )
+    fitted = [(replace(n, hash_ids=n.hash_ids[: n.input_length // size] if n.hash_ids else None), c) for n, c in made]
+    return fitted, Manifest(block_size=size, block_rounding="floor", content_mode="text" if text else "hash")
+
+
+def _tokens_per_block(nodes: list[Node]) -> int | None:
+    """Median tokens per recorded block (the cut-off tail counts as half a block); None without blocks."""
+    ratios = [n.input_length / (len(n.hash_ids) + 0.5) for n in nodes if n.hash_ids]
+    return max(1, round(median(ratios))) if ratios else None
+
+
+def _request(record: RequestRecord, workflow: str, own: str, dense: Dense) -> Node:
+    content = record.content or {}
+    messages = content.get("messages")
+    prompt = content.get("prompt")
+    return Node(
+        workflow,
+        own,
+        record.t_arrival_ns,
+        record.prompt_tokens or 0,
+        record.completion_tokens or 0,
+        session_id=record.session_id,
+        agent_id=record.agent_id,
+        parent_agent_id=record.parent_agent_id,
+        deps=_deps(record.deps),
+        cached_length=record.cached_tokens,
+        hash_ids=dense(record.block_hashes) if record.block_hashes else None,
+        messages=tuple(messages) if isinstance(messages, list) else None,
+        prompt=prompt if isinstance(prompt, str) else None,
+        output=content.get("output"),
+        model=record.model,
+        api=record.api if record.api in APIS else "chat",  # type: ignore[arg-type]
+        stream=record.stream,
+        sampling=record.sampling,
+        tools=tuple(content["tools"]) if isinstance(content.get("tools"), list) else None,
+        status="ok" if record.outcome == "ok" else "error",
+        finish_reason=record.finish_reason,
+        t_first_token_ns=record.t_first_token_ns,
+        t_end_ns=record.t_end_ns,
+        attrs={"outcome": record.outcome} if record.outcome != "ok" else {},
+    )
+
+
+def _dispatches(run: RunDir, notes: Notes) -> tuple[list[tuple[Node, str | None]], Manifest]:
+    unique: dict[str, Unique] = {}
+    made = []
+    for row in run.rows("dispatch"):
+        record = _record(DispatchRecord, row, run, "dispatch")
+        tokens = record.prompt_tokens if record.prompt_tokens is not None else record.planned_input_tokens
+        output = record.completion_tokens if record.completion_tokens is not None else record.planned_output_tokens
+        if record.kind == "llm" and (tokens is None or output is None):
+            notes.count("a request without planned or measured lengths is left out")
+            continue
+        node = Node(
+            record.workflow_id,
+            unique.setdefault(record.workflow_id, Unique())(record.request_id),
+            record.due_ns,
+            tokens or 0,
+            output or 0,
+            agent_id=record.agent_id,
+            kind=record.kind,
+            deps=_deps(record.deps),
+            cached_length=record.cached_tokens,
+            model=record.model,
+            api=record.api if record.api in APIS else "completions",
+            status="ok" if record.outcome == "ok" else "error",
+            finish_reason=record.finish_reason,
+            t_first_token_ns=record.t_first_token_ns,
+            t_end_ns=record.t_end_ns,
+            attrs={"outcome": record.outcome} if record.outcome != "ok" else {},
+        )
+        made.append((node, record.class_name))
+    return made, Manifest(content_mode="lengths")
+
+
+def _record(cls: type[Any], row: dict[str, Any], run: RunDir, name: str) -> Any:
+    try:
+        return from_row(cls, row)
+    except TypeError as error:
+        raise UserError(
+            f"{run.path}: a line of {name}.*.jsonl is no {name} record ({error}); restore the run"
+        ) from error
+
+
+def _deps(rows: Iterable[dict[str, Any]]) -> tuple[Dep, ...]:
+    out: dict[str, Dep] = {}
+    for row in rows:
+        on, kind, anchor = row.get("on"), row.get("kind", "data"), row.get("anchor", "end")
+        if isinstance(on, str) and on:
+            out.setdefault(
+                on,
+                Dep(
+                    on,
+                    kind if kind in get_args(DepKind) else "data",
+                    bool(row.get("blocking", True)),
+                    anchor if anchor in get_args(Anchor) else "end",
+                    str(row.get("provenance") or "declared"),
+                    float(row.get("confidence", 1.0)),
+                ),
+            )
+    return tuple(out.values())
+
+
+def _workflows(found: list[tuple[Node, str | None]], notes: Notes) -> Iterator[Workflow]:
+    """Nodes on one clock as workflows by arrival; edges to what was not recorded are dropped, times start at 0."""
+    base = min((n.arrival_ns for n, _ in found), default=0)
+    groups: dict[str, list[Node]] = {}
+    classes: dict[str, str] = {}
+    for node, class_name in found:
+        groups.setdefault(node.workflow_id, []).append(_since(node, base))
+        if class_name:
+            classes.setdefault(node.workflow_id, class_name)
+    made = []
+    for name, nodes in groups.items():
+        ids = {n.request_id for n in nodes}
+        kept = []
+        for node in nodes:
+            deps = tuple(d for d in node.deps if d.on in ids and d.on != node.request_id)
+            if len(deps) != len(node.deps):
+                notes.count("an edge to a request that was not recorded is dropped", len(node.deps) - len(deps))
+            kept.append(replace(node, deps=deps))
+        made.append(Workflow(name, settle(kept, notes), classes.get(name, "workflow")))
+    return iter(sorted(made, key=lambda w: w.arrival_ns))
+
+
+def _since(node: Node, base: int) -> Node:
+    return replace(
+        node,
+        arrival_ns=node.arrival_ns - base,
+        t_end_ns=max(node.arrival_ns, node.t_end_ns) - base if node.t_end_ns is not None else None,
+        t_first_token_ns=node.t_first_token_ns - base if node.t_first_token_ns is not None else None,
+    )
