@@ -90,7 +90,7 @@ def _head(state: LiveState) -> RenderableType:
     words = Text.assemble(
         ("workflows ", "dim"),
         (f"{done:,}", "bold"),
-        f" of {count(load.workflows_total)}  ",
+        f" of {load.workflows_total:,}  " if load.workflows_total else " done  ",
         (f"{load.workflows_in_flight:,}", "bold cyan"),
         (" in flight", "dim"),
         *((f"  {load.workflows_failed:,} failed", "red") for _ in [0] if load.workflows_failed),
@@ -141,11 +141,11 @@ def _proxy_rows(table: Table, proxy: Proxy, *, alone: bool) -> None:
     queued = f", {proxy.queued:,} queued" if proxy.queued else ""
     table.add_row("proxy", f"{proxy.done:,} done, {proxy.in_flight:,} in flight{queued}")
     trouble = [
-        f"{n:,} {what}"
-        for n, what in (
-            (proxy.errors, "errors"),
-            (proxy.client_left, "clients left"),
-            (proxy.journal_dropped, "records dropped"),
+        f"{n:,} {one if n == 1 else more}"
+        for n, one, more in (
+            (proxy.errors, "error", "errors"),
+            (proxy.client_left, "client left", "clients left"),
+            (proxy.journal_dropped, "record dropped", "records dropped"),
         )
         if n
     ]
@@ -225,7 +225,8 @@ def plain(state: LiveState) -> str:
     if (load := state.load) is not None:
         words += [
             clock(load.elapsed_ns),
-            f"workflows {load.workflows_done + load.workflows_failed:,}/{count(load.workflows_total)}",
+            f"workflows {load.workflows_done + load.workflows_failed:,}"
+            + (f"/{load.workflows_total:,}" if load.workflows_total else ""),
             f"({load.workflows_in_flight:,} in flight),",
             f"requests {load.requests_done:,} done {load.requests_in_flight:,} in flight",
             f"{load.requests_failed:,} failed {load.requests_rejected:,} rejected,",

@@ -179,7 +179,7 @@ def test_nothing_attached_is_said_and_not_shown_as_zero() -> None:
     assert plain(LiveState("x")) == "nothing to show yet"
     assert "0" not in text_of(LiveState("x"))
     alone = LiveState("proxy", proxy=Proxy(10, 2, 0, 8, 1, 0, 500, 0, 3))
-    assert "live traffic" in text_of(alone) and "1 errors, 3 records dropped" in text_of(alone)
+    assert "live traffic" in text_of(alone) and "1 error, 3 records dropped" in text_of(alone)
     assert "8 done" in plain(alone)
 
 
