@@ -11,12 +11,15 @@ from xml.etree import ElementTree
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from joulegraph import cli
 from joulegraph.report import plots, write_report
 from joulegraph.report.document import document
 from joulegraph.report.facts import Timeline, Workflow
 from joulegraph.report.gather import gather
+from joulegraph.report.perfetto import lanes
 from joulegraph.report.render import render_html
 from traces.rundir import RunDir
 
@@ -193,3 +196,36 @@ def test_the_python_in_the_docs_works(whole_run: RunDir, monkeypatch: pytest.Mon
     names: dict[str, object] = {}
     exec(code, names)
     assert names["page"] == Path("runs/my-run/report.html") and len(names["facts"].workflows) == 115  # type: ignore[attr-defined]
+
+
+# --- timeline.json -------------------------------------------------------------------------------------------------
+
+
+def test_the_perfetto_timeline_holds_every_request_dependency_and_watt(whole_run: RunDir, page: str) -> None:
+    events = orjson.loads(whole_run.file("timeline.json").read_bytes())["traceEvents"]
+    facts = gather(whole_run)
+    slices = [e for e in events if e["ph"] == "X" and e["cat"] == "ok"]
+    assert len(slices) == 238 and min(e["ts"] for e in slices) == 0
+    assert sum(e["args"]["active_j"] for e in slices) == pytest.approx(
+        sum(r.joules.active for r in facts.requests if r.joules) / 1e6
+    )
+    starts, finishes = ({e["id"]: e for e in events if e["ph"] == ph} for ph in "sf")
+    assert len(starts) == len(finishes) == sum(len(r.deps) for r in facts.requests) > 200
+    assert all(starts[i]["ts"] <= finishes[i]["ts"] for i in starts)
+    assert {e["name"] for e in events if e["ph"] == "C"} == {"gpu0", "hbm0", "cpu0", "dram0"}
+    until: dict[tuple[int, int], float] = {}
+    for e in sorted(slices, key=lambda e: e["ts"]):
+        assert e["ts"] >= until.get((e["pid"], e["tid"]), 0) - 1e-3, "slices of one lane do not overlap"
+        until[e["pid"], e["tid"]] = e["ts"] + e["dur"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 20)), max_size=40))
+def test_lanes_are_as_many_as_overlap(raw: list[tuple[int, int]]) -> None:
+    spans = sorted((start, start + length) for start, length in raw)
+    used = lanes(spans)
+    for i, (start, _) in enumerate(spans):
+        for j in range(i):
+            if used[i] == used[j]:
+                assert max(spans[j][1], spans[j][0] + 1) <= start
+    most = max((sum(a <= t < max(b, a + 1) for a, b in spans) for t in range(80)), default=0)
+    assert len(set(used)) == most and set(used) == set(range(most))
