@@ -25,6 +25,9 @@ COUNTERS = (
     "journal_dropped",
     "connections",
     "limit",
+    "ttft_sum_ns",
+    "e2e_sum_ns",
+    "itl_sum_ns",
 )
 HISTOGRAMS = ("ttft", "e2e", "itl")
 _EDGES = [round(1000 * 2 ** (k / 4)) for k in range(1, HISTOGRAM_BUCKETS)]
@@ -66,11 +69,15 @@ class Page:
         elif exchange.outcome not in ("ok", "rejected"):
             status.add("errors")
         status.add("bytes_out", exchange.bytes_out)
-        slots[self._e2e + bisect_right(_EDGES, exchange.t_end_ns - exchange.t_arrival_ns)] += 1
-        first = exchange.t_first_token_ns
-        if first is None:
+        whole = exchange.t_end_ns - exchange.t_arrival_ns
+        slots[self._e2e + bisect_right(_EDGES, whole)] += 1
+        status.add("e2e_sum_ns", whole)
+        first, last = exchange.t_first_token_ns, exchange.t_last_token_ns
+        if first is None or last is None:
             return
         slots[self._ttft + bisect_right(_EDGES, first - exchange.t_arrival_ns)] += 1
+        status.add("ttft_sum_ns", first - exchange.t_arrival_ns)
+        status.add("itl_sum_ns", last - first)
         gap = 0
         started = False
         for dt, tokens in zip(exchange.read_times, exchange.read_tokens, strict=True):

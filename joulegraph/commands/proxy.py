@@ -1,0 +1,139 @@
+"""Observe and tag live traffic in front of an engine: change only base_url of existing clients to the listen address.
+Every request is recorded into a run directory; bodies of replies pass unchanged. Ctrl-C or SIGTERM drains and leaves,
+SIGHUP reopens the journals. The control port shows /metrics, /workflows, /workflows/ID, /healthz, takes PUT /limit."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--upstream", action="append", required=True, metavar="URL", help="engine, http(s)://host:port; may be repeated"
+    )
+    parser.add_argument("--listen", default="127.0.0.1:8000", metavar="HOST:PORT", help="default %(default)s")
+    parser.add_argument(
+        "--control", type=int, default=8001, metavar="PORT", help="control port on 127.0.0.1 (default %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the port")
+    parser.add_argument("--record", metavar="DIR", help="run directory to write (default runs/proxy-TIME)")
+    parser.add_argument(
+        "--record-content", choices=("none", "hash", "text"), default="hash", help="of prompts (default %(default)s)"
+    )
+    parser.add_argument("--max-concurrency", type=int, metavar="N", help="requests at the engine at once; others queue")
+    parser.add_argument("--deadline", type=float, metavar="S", help="end every request after this long")
+    parser.add_argument("--drain", type=float, default=30.0, metavar="S", help="time for running requests at the end")
+    parser.add_argument("--max-body", type=float, default=64.0, metavar="MB", help="request body cap (default 64)")
+    parser.add_argument("--engine", choices=("openai", "parrot"), default="openai", help="what the upstream speaks")
+    parser.add_argument("--allow", action="append", default=[], metavar="PATH", help="let one more path through")
+    parser.add_argument("--no-splice-usage", action="store_true", help="never ask for usage in a client's stream")
+    parser.add_argument("--key-env", metavar="NAME", help="environment variable with the key clients must present")
+    parser.add_argument("--upstream-key-env", metavar="NAME", help="variable with the key sent to the engine")
+    parser.add_argument("--upstream-ca", metavar="FILE", help="CA certificates for an https upstream")
+    parser.add_argument("--tls-cert", metavar="FILE", help="serve https with this certificate chain")
+    parser.add_argument("--tls-key", metavar="FILE", help="its private key")
+    parser.add_argument("--sample", action="store_true", help="sample power too and attribute continuously")
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="NAME", help="power source for --sample (default nvml, rapl)"
+    )
+    parser.add_argument("--json", action="store_true", help="one line with the addresses on stdout once it listens")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    from joulegraph.proxying import ProxyPlan, run_proxy
+
+    host, port = address(args.listen)
+    plan = ProxyPlan(
+        proxy=proxy_config(args, host),
+        host=host,
+        port=port,
+        control_port=args.control,
+        workers=checked(args.workers, "--workers", 1),
+        record=_record(args.record),
+        drain_s=args.drain,
+        sample=args.sample,
+        sources=tuple(args.source) or ("nvml", "rapl"),
+        say=_say_json if args.json else _say_text,
+    )
+    run_proxy(plan)
+    return 0
+
+
+def proxy_config(args: argparse.Namespace, host: str) -> Any:
+    """The proxy's configuration from the command line. UserError on what cannot work."""
+    from proxy.config import ProxyConfig, check
+
+    config = ProxyConfig(
+        upstreams=tuple(args.upstream),
+        engine=args.engine,
+        key=secret(args.key_env, "--key-env"),
+        upstream_key=secret(args.upstream_key_env, "--upstream-key-env"),
+        run_key=os.urandom(32),
+        allow=tuple(args.allow),
+        splice_usage=not args.no_splice_usage,
+        record_content=args.record_content,
+        max_concurrency=args.max_concurrency,
+        deadline_ns=round(args.deadline * 1e9) if args.deadline is not None else None,
+        max_body=round(args.max_body * 1e6),
+        upstream_ca=args.upstream_ca,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+    )
+    check(config, host)
+    return config
+
+
+def address(text: str) -> tuple[str, int]:
+    """HOST:PORT, [IPv6]:PORT or a bare PORT. UserError otherwise."""
+    from traces.errors import UserError
+
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise UserError(f"--listen {text}: not HOST:PORT; for instance 127.0.0.1:8000")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def secret(name: str | None, option: str) -> str | None:
+    """A secret from the environment: never from the command line, which other users can read."""
+    from traces.errors import UserError
+
+    if name is None:
+        return None
+    value = os.environ.get(name, "")
+    if not value or not value.isascii() or not value.isprintable():
+        raise UserError(f"{option} {name}: the environment variable is empty or not printable ASCII; set it")
+    return value
+
+
+def checked(value: int, option: str, least: int) -> int:
+    """A number that is at least `least`."""
+    from traces.errors import UserError
+
+    if value < least:
+        raise UserError(f"{option} {value}: must be at least {least}")
+    return value
+
+
+def _record(given: str | None) -> Any:
+    import time
+    from pathlib import Path
+
+    return Path(given) if given else Path("runs") / time.strftime("proxy-%Y%m%d-%H%M%S")
+
+
+def _say_text(told: dict[str, Any]) -> None:
+    sys.stderr.write(
+        f"proxy listens on {told['listen']}, control port {told['control']}, records to {told['run']}; Ctrl-C drains\n"
+    )
+
+
+def _say_json(told: dict[str, Any]) -> None:
+    import orjson
+
+    sys.stdout.write(orjson.dumps(told).decode() + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,237 @@
+"""`joulegraph proxy` as a composition: workers, control port, and on request the sampler and continuous attribution.
+
+The parent relays nothing. It holds the run key (in memory only), the limits, which it splits over the workers, and the
+control port; it passes SIGHUP on, drains on SIGTERM or the first Ctrl-C, and leaves at once on the second.
+May not know: HTTP, energy figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from joulegraph.control import Control, serve_control
+from joulegraph.host import anchor, describe, versions
+from joulegraph.parts import ready
+from proxy.config import ProxyConfig
+from proxy.process import ProcessConfig, proxy_process
+from traces.child import Child, spawn
+from traces.errors import UserError
+from traces.rundir import RunDir
+from traces.status import StatusReader
+
+WATCH_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPlan:
+    """What the command line asked for."""
+
+    proxy: ProxyConfig
+    host: str
+    port: int
+    control_port: int
+    workers: int
+    record: Path
+    drain_s: float
+    sample: bool
+    sources: tuple[str, ...]
+    say: Callable[[dict[str, Any]], None]
+    """told once, when everything listens"""
+
+
+def split_limit(limit: int | None, workers: int) -> list[int | None]:
+    """A limit over workers: whole shares that add up to it. UserError when some worker would get none."""
+    if limit is None:
+        return [None] * workers
+    if limit < workers:
+        raise UserError(
+            f"a concurrency limit of {limit} cannot be split over {workers} workers; give at least {workers}"
+        )
+    return [limit // workers + (k < limit % workers) for k in range(workers)]
+
+
+def _must_be_free(host: str, port: int) -> None:
+    """SO_REUSEPORT would share a port with another proxy of the same user without a word."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"--listen {host}:{port}: {error.strerror}; choose another address or port") from error
+
+
+class Workers:
+    """The worker processes, sharing one port."""
+
+    def __init__(self, plan: ProxyPlan, run: RunDir) -> None:
+        self._plan = plan
+        self._run = run
+        self.children: list[Child] = []
+        self.port = plan.port
+
+    def start(self) -> None:
+        """Start all; the first one finds the port where none was given. UserError with the worker's own sentence."""
+        plan = self._plan
+        if plan.workers > 1 and plan.port:
+            _must_be_free(plan.host, plan.port)
+        for k, share in enumerate(split_limit(plan.proxy.max_concurrency, plan.workers)):
+            config = ProcessConfig(
+                replace(plan.proxy, max_concurrency=share),
+                plan.host,
+                self.port,
+                self._run.path,
+                status=self.page(k),
+                worker=k,
+                reuse_port=plan.workers > 1,
+                drain_s=plan.drain_s,
+            )
+            child = spawn(proxy_process, config, name=f"proxy-{k}")
+            self.children.append(child)
+            self.port = ready(child, f"proxy worker {k}")["port"]
+
+    def page(self, k: int) -> Path:
+        """The status page of one worker."""
+        return self._run.file(f"status.proxy.{k}" if self._plan.workers > 1 else "status.proxy")
+
+    def pages(self) -> list[StatusReader]:
+        """All workers' status pages."""
+        return [StatusReader(self.page(k)) for k in range(len(self.children))]
+
+    def alive(self) -> bool:
+        """Whether every worker runs."""
+        return all(child.process.is_alive() for child in self.children)
+
+    def set_limit(self, limit: int | None) -> None:
+        """Split a new limit over the workers."""
+        for child, share in zip(self.children, split_limit(limit, len(self.children)), strict=True):
+            child.lifeline.send({"limit": share})
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on."""
+        for child in self.children:
+            if child.process.pid is not None and child.process.is_alive():
+                os.kill(child.process.pid, number)
+
+    def stop(self, timeout_s: float) -> None:
+        """Drain all at once, then wait for each."""
+        self.signal(signal.SIGTERM)
+        for child in self.children:
+            child.stop(timeout_s)
+
+
+def run_proxy(plan: ProxyPlan) -> None:
+    """Until SIGTERM or Ctrl-C. UserError when something cannot start or a worker dies."""
+    run = RunDir.create(plan.record)
+    run.update_info(
+        kind="proxy",
+        host=describe(),
+        versions=versions(),
+        clock={"start": anchor()},
+        config=_public(plan),
+        **_manifest(plan),
+    )
+    workers = Workers(plan, run)
+    beside: list[Child] = []
+    started = time.monotonic()
+    state = "interrupted"
+    why: str | None = "the proxy could not start"
+    try:
+        if plan.sample:
+            beside = _sampling(run, plan)
+        workers.start()
+        why = _until_told(plan, run, workers)
+        state = "complete" if why is None else "invalid"
+    except UserError as error:
+        why = str(error)
+        raise
+    finally:
+        workers.stop(plan.drain_s + 5.0)
+        for child in beside:
+            child.stop()
+        clock = {**run.info["clock"], "end": anchor()}
+        run.update_info(state=state, why=why, clock=clock, wall_s=round(time.monotonic() - started, 3))
+    if why is not None:
+        raise UserError(why)
+
+
+def _until_told(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
+    """Serve the control port until a signal; why the run is broken, or None."""
+    return asyncio.run(_serve(plan, run, workers))
+
+
+async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
+    loop = asyncio.get_running_loop()
+    leave = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leave.set)
+    loop.add_signal_handler(signal.SIGHUP, workers.signal, signal.SIGHUP)
+    control = Control(run, workers.pages(), workers.alive, workers.set_limit)
+    server = await serve_control(control, "127.0.0.1", plan.control_port)
+    try:
+        plan.say({"listen": f"{plan.host}:{workers.port}", "control": f"127.0.0.1:{server.port}", "run": str(run.path)})
+        while not leave.is_set():
+            try:
+                async with asyncio.timeout(WATCH_S):
+                    await leave.wait()
+            except TimeoutError:
+                control.look()
+            if not workers.alive():
+                return "a proxy worker died; its journal is kept, see the lines above"
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)  # the second one leaves at once
+        return None
+    finally:
+        await server.close()
+
+
+def _sampling(run: RunDir, plan: ProxyPlan) -> list[Child]:
+    """The sampler, and continuous attribution in a second process."""
+    from energy.sampling import SamplerConfig, start_sampler
+    from joulegraph.continuous import continuous_process
+
+    journal, status = str(run.power_journal()), str(run.file("status.sampler"))
+    child, found = start_sampler(SamplerConfig(journal=journal, sources=plan.sources, status=status))
+    run.update_info(sensors=found.sensors, missing_sensors=found.missing)
+    live = spawn(continuous_process, run.path, name="continuous")
+    live.lifeline.recv()
+    return [live, child]
+
+
+def _public(plan: ProxyPlan) -> dict[str, Any]:
+    """What of the configuration may be written: no key, not even whether which."""
+    config = plan.proxy
+    return {
+        "upstreams": list(config.upstreams),
+        "engine": config.engine,
+        "workers": plan.workers,
+        "max_concurrency": config.max_concurrency,
+        "deadline_s": config.deadline_ns / 1e9 if config.deadline_ns is not None else None,
+        "record_content": config.record_content,
+        "splice_usage": config.splice_usage,
+        "allow": list(config.allow),
+    }
+
+
+def _manifest(plan: ProxyPlan) -> dict[str, Any]:
+    """How the block ids of this recording are to be read."""
+    config = plan.proxy
+    mode = {"none": "lengths", "hash": "hash", "text": "text"}[config.record_content]
+    return {
+        "manifest": {
+            "block_size": config.block_bytes,
+            "block_unit": "bytes",
+            "block_rounding": "floor",
+            "hash_scope": "global",
+            "chained": True,
+            "content_mode": mode,
+            "source": "joulegraph proxy",
+        }
+    }
