@@ -26,6 +26,8 @@ _LAGS_MS = range(-20, 501, 5)
 _WINDOWS_MS = (0, 10, 25, 50, 100, 200, 300, 500, 750, 1000, 1500)
 BEAT_LIMIT = 0.2
 RATIO_LIMIT = 0.05
+LEAST_STEP = 1.1
+"""full over idle power, below which a wave is not seen"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Duty:
     beat: float | None
     """swing of its one-second means under drifting work, as a share of the step from idle to full"""
     drifting: float | None
-    """its mean under drifting work over the counter's"""
+    """its mean under drifting work over the counter's (None for the counter itself)"""
     locked: float | None
     """the same under work locked to the sampling grid"""
     continuous: bool | None
@@ -109,7 +111,7 @@ class Duty:
     def sentence(self) -> str:
         """One line for people."""
         if self.continuous is None:
-            return "no verdict: too few readings in the probe"
+            return "no verdict: too few readings, or no step between idle and work to see"
         if self.continuous:
             return f"continuous (one-second means swing by {100 * (self.beat or 0):.0f} % of the step)"
         off = [
@@ -178,8 +180,8 @@ def response(of: Series, edges_ns: Ints) -> Response | None:
         for window in ((0,) if of.counter else _WINDOWS_MS)
     }
     (lag, window), (rms, low, high) = min(fits.items(), key=lambda item: item[1][0])
-    if not high > low:
-        return None
+    if high - low <= rms:
+        return None  # no step to see: idle sensor, or other work on the machine drowns ours
     each = [_cycle_lag(watts, begins, ends, edges_ns, k, window) for k in range(len(edges_ns))]
     lags = sorted(value for value in each if value is not None) or [lag]
     return Response(lag * _MS, lags[0] * _MS, lags[-1] * _MS, window * _MS, low, high, rms)
@@ -258,7 +260,8 @@ def _duty(
         means = [m for t in seconds if (m := of.mean_w(t, t + _SECOND)) is not None]
         if len(means) >= 5:
             beat = float(np.quantile(means, 0.95) - np.quantile(means, 0.05)) / step
-    ratios = [_ratio(of, ledger, wave) for wave in (drifting, locked)]
+    others = None if ledger is of else ledger
+    ratios = [_ratio(of, others, wave) for wave in (drifting, locked)]
     known = [beat, *ratios]
     if beat is None and all(r is None for r in ratios):
         return Duty(of.source, None, None, None, None)
@@ -281,4 +284,6 @@ def _step_w(of: Series, full: Wave | None, waves: list[Wave]) -> float | None:
     high = of.mean_w(full.t0_ns + 2 * _SECOND, full.t1_ns - _SECOND // 2)
     pauses = [(a.t1_ns + _SECOND, b.t0_ns) for a, b in pairwise(waves)]
     lows = [w for t0, t1 in pauses if t1 - t0 >= _SECOND // 2 and (w := of.mean_w(t0, t1)) is not None]
-    return high - min(lows) if high is not None and lows and high > min(lows) else None
+    if high is None or not lows or high < LEAST_STEP * min(lows):
+        return None
+    return high - min(lows)
