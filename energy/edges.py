@@ -54,25 +54,25 @@ class EdgeLocked:
     """A source with one counter, read once per update just after the edge."""
 
     def __init__(self, source: Source, period_ns: int) -> None:
-        self._source = source
+        self.source = source
         self.poll_ns = period_ns // 5
         self._phase = Phase(period_ns, self.poll_ns)
 
     @property
     def name(self) -> str:
         """As the source's."""
-        return self._source.name
+        return self.source.name
 
     @property
     def infos(self) -> tuple[SensorInfo, ...]:
         """As the source's."""
-        return self._source.infos
+        return self.source.infos
 
     def read(self, now_ns: NowNs) -> list[Reading]:
         """A sample when an update is due, nothing otherwise."""
         if not self._phase.due(now_ns()):
             return []
-        readings = self._source.read(now_ns)
+        readings = self.source.read(now_ns)
         for reading in readings:
             if isinstance(reading, PowerSample):
                 self._phase.saw(reading.t0_ns, reading.value)
@@ -80,4 +80,9 @@ class EdgeLocked:
 
     def close(self) -> None:
         """As the source's."""
-        self._source.close()
+        self.source.close()
+
+
+def unlocked(source: Source) -> Source:
+    """The source itself, for those who want to read at every tick (doctor, probe)."""
+    return source.source if isinstance(source, EdgeLocked) else source

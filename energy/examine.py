@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from energy.edges import unlocked
 from energy.probe import Series, Updates, make_series, updates
 from energy.source import Source
 from traces.records import PowerSample, SensorInfo
@@ -46,6 +47,7 @@ def examine(
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[Examined]:
     """Poll one source until its updates are known or the time is up."""
+    source = unlocked(source)
     samples: dict[str, list[PowerSample]] = {info.source: [] for info in source.infos}
     calls: list[int] = []
     began = now_ns()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from energy.edges import unlocked
 from energy.probe import Duty, Ints, Response, Updates, Wave, duty, response, series, updates
 from energy.sampler import Sampler
 from energy.sampling import SamplerThread
@@ -109,7 +110,7 @@ def _record(
 ) -> Recording:
     """Let the children work to the plan while the sensors are polled."""
     rows: list[dict[str, Any]] = []
-    fine: list[Source] = [Polled(s, min(s.poll_ns, _POLL_NS)) if s.infos else s for s in found.sources]
+    fine: list[Source] = [Polled(unlocked(s), min(s.poll_ns, _POLL_NS)) if s.infos else s for s in found.sources]
     thread = SamplerThread(Sampler(fine, lambda record: rows.append(asdict(record)), clock=time.monotonic_ns))
     stop = Event()
     watchdog = Thread(target=thread.watch, args=(stop,), name="watchdog")
