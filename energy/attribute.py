@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from energy.align import Lag, estimate_lag
 from energy.curve import Curve, borders, choose
-from energy.fit import Fit, Profile, fit_energy, fit_time
+from energy.fit import Fit, Profile, cells, fit_energy, fit_time, spans_of
 from energy.ledger import BOOK as BOOK
 from energy.ledger import Ledger, book, largest_remainder, settle
 from energy.load import load_run
@@ -44,6 +44,8 @@ class Device:
     fit: Fit
     split: Split
     ledger: Ledger
+    work: WorkCurve
+    windows: Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +148,14 @@ def _device(
     uj = np.diff(one.uj[cut])
     span = np.diff(t)
     usable = (span > 0.2) & (span < 4.0) & ~(np.add.reduceat(one.broken, cut[:-1]) > 0)
-    rows = shares(requests, work, curve, t)
-    held = blocks(rows, curve, t, uj, usable)
-    fit = fit_energy(held, fit_time(curve), profile)
+    fit = fit_energy(spans_of(one, curve, work.origin_ns, lag.lag_s), fit_time(curve), profile)
     if isinstance(fit, str):
         return fit
+    bend = np.cumsum(np.concatenate([[0.0], fit.bend(cells(curve, curve.t), np.diff(curve.t)) * np.diff(curve.t)]))
+    rows = shares(requests, work, curve, t, bend)
+    held = blocks(rows, curve, t, uj, usable)
     split = POLICIES[policy](rows, held, fit)
-    return Device(one, lag, held, rows, fit, split, settle(rows, held, split))
+    return Device(one, lag, held, rows, fit, split, settle(rows, held, split), curve, work)
 
 
 def _figures(name: str, devices: list[Device], requests: RequestTable, work: Windows) -> Figures:
@@ -173,7 +176,8 @@ def _figures(name: str, devices: list[Device], requests: RequestTable, work: Win
         )
         at = np.repeat(work.row * 2, 2) + np.tile([0, 1], len(work))
         half[at] += width.half_uj
-    wide = np.rint(half).astype(np.int64)
+    most = sum(d.curve.total_uj for d in devices)
+    wide = np.rint(np.minimum(np.nan_to_num(half, nan=most, posinf=most), most)).astype(np.int64)
     shape = (n, 2)
     return Figures(
         name, own.reshape(shape), active.reshape(shape), (active + extra).reshape(shape),

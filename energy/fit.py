@@ -1,44 +1,84 @@
-"""Coefficients of a run: seconds and joules per unit of work, by non-negative least squares on the run's own blocks.
+"""Coefficients of a run: seconds and joules per unit of work, by non-negative least squares on the run's own energy.
 
-Two regressions. Time: busy seconds of a cell on its work (what each unit of work takes), which thousands of cells
-resolve. Energy: joules of a block on idle, tail and busy seconds and the work. Where the blocks cannot tell two terms
-apart, a weak prior decides: a saved profile of the same GPU and model when one is given, else "work draws the mean busy
-power for the time it takes", the run's own measured power and time, nothing from any simulator.
-May not know: requests, files.
+Time: busy seconds of a cell on its work (what each unit of work takes), which thousands of cells resolve. Energy:
+joules between counter nodes (half a second) on idle, tail and busy seconds and the work. A board at its power limit
+draws less than the sum of its parts: cells of 20 ms whose modelled power nears the limit are bent towards it, and the
+limit is kept only if it explains the run better. Where the data cannot tell two terms apart a weak prior decides: a
+saved profile of the same GPU and model when one is given, else "work draws the mean busy power for the time it takes",
+the run's own power and time, nothing from any simulator. May not know: requests, files.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf, isfinite
 
 import numpy as np
 from scipy.optimize import nnls
 
-from energy.model import Blocks
-from energy.tables import Floats, Mask
+from energy.curve import Curve, borders
+from energy.tables import Floats, Ints, Mask
 from energy.work import FEATURES, WorkCurve
 
 TERMS = ("idle_s", "tail_s", "busy_s", *FEATURES)
-"""Regressors of a block's energy; joules per unit each."""
+"""Regressors of energy; joules per unit each."""
 LOOSE = 0.5
-"""prior sd of each term's contribution, as a share of the mean busy energy of a block"""
+"""prior sd of each term's contribution, as a share of the mean energy of a span"""
+KNEE = 8
+"""how sharply power bends at the limit: p / (1 + (p / cap)^KNEE)^(1 / KNEE)"""
+CAPS = (inf, 1.6, 1.35, 1.2, 1.12, 1.06, 1.02, 0.99)
+"""limits tried, as multiples of the highest power seen"""
+SPAN_NS = 500_000_000
+MOST_SPANS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Measured coefficients of a GPU and model, with their standard errors (0 where the prior alone decides)."""
+    """Measured coefficients of a GPU and model, with their standard errors; cap_w inf where no limit was seen."""
 
     name: str
     joules: dict[str, float]
     sd: dict[str, float]
     seconds: dict[str, float]
+    cap_w: float = inf
     provenance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Energy between counter nodes and the work in cells between them: terms (cells, 8), seconds per cell, span of each
+    cell; per span joules, seconds, begin (s from the work's origin)."""
+
+    terms: Floats
+    cell_s: Floats
+    span: Ints
+    joules: Floats
+    seconds: Floats
+    begin: Floats
+
+    def __len__(self) -> int:
+        return len(self.joules)
+
+    def where(self, keep: Mask) -> Spans:
+        """Only the spans kept."""
+        cells = keep[self.span]
+        index = np.cumsum(keep) - 1
+        return Spans(
+            self.terms[cells], self.cell_s[cells], index[self.span[cells]],
+            self.joules[keep], self.seconds[keep], self.begin[keep],
+        )  # fmt: skip
+
+    def summed(self, factor: Floats) -> Floats:
+        """Terms per span, each cell weighted."""
+        n = len(self.joules)
+        columns = [np.bincount(self.span, factor * self.terms[:, k], n) for k in range(self.terms.shape[1])]
+        return np.stack(columns, 1).astype(float)
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
     """joules per unit in TERMS order with standard deviations, seconds per unit in FEATURES order, condition number of
-    the scaled regressors before the prior, rms residual (W), blocks used, covariance for the bootstrap."""
+    the scaled regressors before the prior, rms residual (W), spans used, covariance, and the power limit seen."""
 
     joules: Floats
     sd: Floats
@@ -48,10 +88,47 @@ class Fit:
     blocks: int
     prior: str
     covariance: Floats
+    cap_w: float = inf
 
-    def power_idle_w(self) -> float:
-        """Idle power."""
-        return float(self.joules[0])
+    def bend(self, terms: Floats, cell_s: Floats) -> Floats:
+        """Factor on each cell's energy near the power limit."""
+        return bent(terms @ self.joules / np.maximum(cell_s, 1e-9), self.cap_w)
+
+    def energy(self, spans: Spans) -> Floats:
+        """Modelled joules per span."""
+        return np.asarray(spans.summed(self.bend(spans.terms, spans.cell_s)) @ self.joules)
+
+
+def bent(power: Floats, cap_w: float) -> Floats:
+    """Ratio of bent to unbent power."""
+    if not isfinite(cap_w):
+        return np.ones(len(power))
+    out: Floats = (1 + np.minimum(np.maximum(power, 0) / cap_w, 1e6) ** KNEE) ** (-1 / KNEE)
+    return out
+
+
+def cells(work: WorkCurve, t: Floats) -> Floats:
+    """Terms of the cells between instants t (seconds from the work's origin)."""
+    features, busy, tail = work.at(t)
+    lit, after = np.diff(busy), np.diff(tail)
+    idle = np.maximum(np.diff(t) - lit - after, 0)
+    return np.column_stack([idle, after, lit, np.diff(features, axis=0)])
+
+
+def spans_of(curve: Curve, work: WorkCurve, origin_ns: int, lag_s: float) -> Spans:
+    """Spans of half a second between counter nodes; resets, gaps and what lies outside the work's grid are left out."""
+    cut = borders(curve, SPAN_NS)
+    t = (curve.t_ns[cut] - origin_ns) / 1e9 - lag_s
+    joules, seconds = np.diff(curve.uj[cut]) / 1e6, np.diff(t)
+    good = (seconds > 0.1) & (seconds < 4.0) & (t[:-1] >= work.t[0]) & (t[1:] <= work.t[-1])
+    good &= ~(np.add.reduceat(curve.broken, cut[:-1]) > 0)
+    if np.count_nonzero(good) > MOST_SPANS:  # evenly spaced spans say as much as all
+        keep = np.flatnonzero(good)[np.linspace(0, np.count_nonzero(good) - 1, MOST_SPANS).astype(int)]
+        good = np.isin(np.arange(len(good)), keep)
+    grid = np.union1d(work.t[(work.t > t[0]) & (work.t < t[-1])], t)
+    span = np.searchsorted(t, (grid[1:] + grid[:-1]) / 2) - 1
+    whole = Spans(np.maximum(cells(work, grid), 0), np.diff(grid), span, joules, seconds, t[:-1])
+    return whole.where(good)
 
 
 def fit_time(curve: WorkCurve, cell_s: float = 0.25) -> Floats:
@@ -73,44 +150,75 @@ def fit_time(curve: WorkCurve, cell_s: float = 0.25) -> Floats:
     return out
 
 
-def design(blocks: Blocks) -> Floats:
-    """Regressors in TERMS order, one row per block."""
-    return np.column_stack([blocks.idle, blocks.tail, blocks.busy, blocks.work])
+def fit_energy(spans: Spans, seconds: Floats, profile: Profile | None = None) -> Fit | str:
+    """Coefficients of a run, or the reason why there are none."""
+    if len(spans) < 2:
+        return "fewer than two spans with known energy"
+    top = float(np.quantile(spans.joules / spans.seconds, 0.99))
+    limits = [c * top for c in CAPS] if profile is None else [profile.cap_w]
+    plain = _settled(spans, seconds, profile, limits[0])
+    best = plain
+    for cap in limits[1:]:
+        # a limit far above what the model asks for cannot be told from none
+        found = _settled(spans, seconds, profile, cap)
+        if _worth(found[2], plain[2], len(spans)) and found[2] < best[2]:
+            best = found
+    joules, factor, _, cap = best
+    return _fit(spans, joules, factor, seconds, profile, cap)
 
 
-def fit_energy(blocks: Blocks, seconds: Floats, profile: Profile | None = None, *, noise_w: float = 1.0) -> Fit | str:
-    """Coefficients of the usable blocks, or the reason why there are none."""
-    use = blocks.usable & (blocks.seconds > 0)
-    if np.count_nonzero(use) < 2:
-        return "fewer than two blocks with known energy"
-    x, y = design(blocks)[use], blocks.uj[use] / 1e6
-    length = blocks.seconds[use]
+def _worth(error: float, plain: float, n: int) -> bool:
+    """Does one more parameter pay (Schwarz criterion, twice over: the limit bends every term)?"""
+    return bool(n * np.log(max(plain, 1e-30) / max(error, 1e-30)) > 4 * np.log(n))
+
+
+def _settled(spans: Spans, seconds: Floats, profile: Profile | None, cap: float) -> tuple[Floats, Floats, float, float]:
+    """(joules, cell factors, squared error, cap): coefficients and bending in turn until they agree."""
+    factor = np.ones(len(spans.cell_s))
+    joules: Floats | None = None
+    for _ in range(1 if not isfinite(cap) else 24):
+        found = _solve(spans.summed(factor), spans, seconds, profile)
+        joules = found if joules is None else 0.5 * (joules + found)
+        factor = bent(spans.terms @ joules / np.maximum(spans.cell_s, 1e-9), cap)
+    assert joules is not None
+    residual = (spans.joules - spans.summed(factor) @ joules) / np.sqrt(spans.seconds)
+    return joules, factor, float(residual @ residual), cap
+
+
+def _solve(x: Floats, spans: Spans, seconds: Floats, profile: Profile | None) -> Floats:
+    y, length = spans.joules, spans.seconds
     weight = 1 / np.sqrt(length / np.median(length))
-    prior, loose, name = _prior(x, y, blocks, use, seconds, profile)
+    prior, loose, _ = _prior(x, spans, seconds, profile)
     scale = np.maximum(np.sqrt((x * x).mean(0)), 1e-30)
-    live = (x * x).mean(0) > 0
-    sigma = max(noise_w * float(np.median(length)), 1e-9)
-    joules = prior.copy()
-    for _ in range(4):  # noise and coefficients settle together
+    sigma = _noise(y)
+    joules = prior
+    for _ in range(3):  # noise and coefficients settle together
         a = np.vstack([x * weight[:, None] / sigma, np.diag(1 / loose)])
-        b = np.concatenate([y * weight / sigma, prior / loose])
-        joules = _nnls(a, b, scale)
-        residual = (y - x @ joules) * weight
-        freedom = max(1, len(y) - int(live.sum()))
-        sigma = max(float(np.sqrt(residual @ residual / freedom)), 1e-4 * float(np.mean(y)) + 1e-9)
-    joules = np.where(live, joules, prior)
-    normal = (x * (weight / sigma)[:, None]).T @ (x * (weight / sigma)[:, None]) + np.diag(1 / loose**2)
-    covariance = _inverse(normal)
-    unit = x[:, live] / scale[live]
-    values = np.linalg.svd(unit, compute_uv=False)
-    condition = float(values[0] / max(values[-1], 1e-300))
+        joules = nnls(a / scale, np.concatenate([y * weight / sigma, prior / loose]))[0] / scale
+        sigma = _sigma(y, x, joules, weight)
+    return np.where((x * x).mean(0) > 0, joules, prior)
+
+
+def _noise(y: Floats) -> float:
+    return max(0.01 * float(np.mean(y)), 1e-9)
+
+
+def _sigma(y: Floats, x: Floats, joules: Floats, weight: Floats) -> float:
+    residual = (y - x @ joules) * weight
+    return max(float(np.sqrt(residual @ residual / max(1, len(y) - x.shape[1]))), 1e-4 * float(np.mean(y)) + 1e-9)
+
+
+def _fit(spans: Spans, joules: Floats, factor: Floats, seconds: Floats, profile: Profile | None, cap: float) -> Fit:
+    x, y, length = spans.summed(factor), spans.joules, spans.seconds
+    weight = 1 / np.sqrt(length / np.median(length))
+    _, loose, name = _prior(x, spans, seconds, profile)
+    rows = x * (weight / _sigma(y, x, joules, weight))[:, None]
+    covariance = _inverse(rows.T @ rows + np.diag(1 / loose**2))
+    live = (x * x).mean(0) > 0
+    values = np.linalg.svd(x[:, live] / np.sqrt((x[:, live] ** 2).mean(0)), compute_uv=False)
+    condition = float(values[0] / max(values[-1], 1e-300)) if len(values) else 1.0
     residual_w = float(np.sqrt(np.mean(((y - x @ joules) / length) ** 2)))
-    return Fit(joules, np.sqrt(np.diag(covariance)), seconds, condition, residual_w, len(y), name, covariance)
-
-
-def _nnls(a: Floats, b: Floats, scale: Floats) -> Floats:
-    out: Floats = nnls(a / scale, b)[0] / scale
-    return out
+    return Fit(joules, np.sqrt(np.diag(covariance)), seconds, condition, residual_w, len(y), name, covariance, cap)
 
 
 def _inverse(normal: Floats) -> Floats:
@@ -119,27 +227,19 @@ def _inverse(normal: Floats) -> Floats:
     return out
 
 
-def _prior(
-    x: Floats,
-    y: Floats,
-    blocks: Blocks,
-    use: Mask,
-    seconds: Floats,
-    profile: Profile | None,
-) -> tuple[Floats, Floats, str]:
+def _prior(x: Floats, spans: Spans, seconds: Floats, profile: Profile | None) -> tuple[Floats, Floats, str]:
     """(mean, sd, name) of the prior of each term."""
-    length, busy = blocks.seconds[use], blocks.busy[use]
+    y, length, busy = spans.joules, spans.seconds, x[:, 2]
     power = y / length
     quiet = busy < 0.02 * length
     idle_w = float(np.median(power[quiet])) if np.any(quiet) else float(power.min())
-    share = busy / length
-    full = share >= np.quantile(share, 0.5)
+    full = busy / length >= np.quantile(busy / length, 0.5)
     busy_w = float(max((y[full] - idle_w * (length - busy)[full]).sum() / max(busy[full].sum(), 1e-9), 0.0))
     prior = np.zeros(len(TERMS))
     prior[0], prior[1], prior[2] = idle_w, idle_w, min(idle_w, busy_w)
     prior[3:] = max(busy_w - prior[2], 0.0) * seconds
     typical = float(max(y.mean(), 1e-9))
-    loose = LOOSE * typical / np.maximum(np.abs(x).mean(0), 1e-12)
+    loose = LOOSE * typical / np.maximum(np.abs(x).mean(0), 1e-9)
     loose[0] = max(0.5 * idle_w, 1.0)
     loose[1] = max(0.2 * idle_w, 1.0)  # a tail of seconds cannot say much of itself
     loose[2] = max(0.5 * busy_w, 1.0)

@@ -66,8 +66,9 @@ class Blocks:
         return np.maximum(self.seconds - self.busy - self.tail, 0.0)
 
 
-def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats) -> Shares:
-    """Cut every window at the block borders t."""
+def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, bend: Floats) -> Shares:
+    """Cut every window at the block borders t. bend: cumulative seconds, bent at the power limit, at curve.t; work near
+    the limit counts for less (its energy did not grow with it)."""
     window, block, phase, low, high = _cut(work, t, ((work.start, work.first), (work.first, work.last)))
     seconds = np.maximum(high - low, 0.0)
     out = np.zeros((len(window), 5), np.float64)
@@ -80,6 +81,9 @@ def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats) -
     out[pre, 1] = tokens * (part1 - part0)
     out[pre, 2] = tokens * (part1 - part0) * (work.cached[w] + tokens * (part0 + part1) / 2)
     _decoded(requests, work, t, window, block, phase, out)
+    some = np.maximum(seconds, 1e-9)
+    factor = np.clip((np.interp(high, curve.t, bend) - np.interp(low, curve.t, bend)) / some, 0.05, 1.0)
+    out *= np.where(seconds > 1e-6, factor, 1.0)[:, None]
     rows = Shares(window, block, phase, out, seconds, np.zeros(len(window)))
     return _waited(rows, work, t)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +109,7 @@ def fit_json(fit: Fit) -> dict[str, Any]:
             for k, v, s in zip(TERMS, fit.joules, fit.sd, strict=True)
         },
         "seconds": {k: float(v) for k, v in zip(FEATURES, fit.seconds, strict=True)},
+        "power_limit_w": fit.cap_w if isfinite(fit.cap_w) else None,
         "condition": fit.condition,
         "residual_w": fit.residual_w,
         "blocks": fit.blocks,

@@ -33,7 +33,7 @@ def caused(rows: Shares, blocks: Blocks, seconds: Floats) -> Floats:
     weight = rows.work @ seconds
     weight = np.where(weight > 0, weight, 0) + 1e-9 * rows.seconds
     total = np.bincount(rows.block, weight, len(blocks))
-    share: Floats = weight * (blocks.busy / np.maximum(total, 1e-300))[rows.block]
+    share: Floats = weight / np.where(total > 0, total, 1.0)[rows.block] * blocks.busy[rows.block]
     return share
 
 
@@ -49,9 +49,9 @@ def _naive(weight: Floats, rows: Shares, blocks: Blocks, fit: Fit) -> Split:
     """Everything above idle by one weight."""
     idle, tail = 1e6 * fit.joules[0] * blocks.idle, 1e6 * fit.joules[1] * blocks.tail
     rest = np.maximum(blocks.uj - idle - tail, 0.0)
-    weight = weight + 1e-12 * rows.seconds
+    weight = weight + 1e-12 * (rows.seconds + rows.waiting)
     total = np.bincount(rows.block, weight, len(blocks))
-    active = weight * (rest / np.maximum(total, 1e-300))[rows.block]
+    active = weight / np.where(total > 0, total, 1.0)[rows.block] * rest[rows.block]
     return Split(active, np.zeros(len(active)), idle, tail)
 
 

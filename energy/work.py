@@ -104,9 +104,9 @@ def _counts(requests: RequestTable, row: Ints) -> tuple[Floats, Floats, Floats, 
 
 
 def _pace(sent: Floats, first_ns: Ints, origin: int, computed: Floats) -> float:
-    """Seconds per computed prompt token: the lower of two views over the longer prompts. Alone: from sent to first token
-    (a low percentile, where nothing queued). In a queue: from the previous first token to one's own, for requests that
-    were already there."""
+    """Seconds per computed prompt token: the lower of two views over the longer prompts. Alone: from sent to first
+    token (a low percentile, where nothing queued). In a queue: from the previous first token to one's own, for
+    requests that were already there."""
     ok = known(first_ns) & (computed > 0)
     if not np.any(ok):
         return 1e-4

@@ -16,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--policy", default="fitted", help="fitted (default), shapley, equal, time, tokens, output_tokens"
     )
     parser.add_argument("--level", default=None, help="L1, L2 or L3; default: the best the run holds")
+    parser.add_argument("--predict", type=Path, metavar="PHASES.json", help="predict each phase from what precedes it")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
 
 
@@ -29,11 +30,30 @@ def run(args: argparse.Namespace) -> int:
     where = RunDir.open(args.run)
     result = attribute_run(where, policy=args.policy, level=args.level)
     out = {"run": str(args.run), **result.totals, "truth_error": score_truth(where, result)}
+    if args.predict is not None:
+        out["phases"] = predictions(result, args.predict)
     if args.json:
         sys.stdout.write(orjson.dumps(out, option=orjson.OPT_SERIALIZE_NUMPY).decode() + "\n")
         return 0
     sys.stdout.write("\n".join(lines(result, out)) + "\n")
     return 0
+
+
+def predictions(result: Any, path: Path) -> list[dict[str, Any]]:
+    """Rows of energy.predict for the phases in a file. UserError where there is no such file or nothing measured."""
+    import orjson
+
+    from energy.predict import Basis, predict, read_phases
+    from traces.errors import UserError
+
+    try:
+        document = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); give the phases.json of the recording") from error
+    gpu = next((d for d in result.devices if d.curve.domain == "gpu"), None)
+    if gpu is None:
+        raise UserError("--predict: the run has no GPU energy to compare with")
+    return predict(Basis.of(gpu.curve, gpu.lag, gpu.work, gpu.windows), read_phases(document, str(path)))
 
 
 def lines(result: Any, out: dict[str, Any]) -> list[str]:
@@ -71,4 +91,19 @@ def lines(result: Any, out: dict[str, Any]) -> list[str]:
             )
     if out["truth_error"]:
         text.append(f"truth: median error {out['truth_error']['median']:.2%}, p95 {out['truth_error']['p95']:.2%}")
+    for row in out.get("phases", []):
+        text.append(
+            " ".join([f"{row['phase']} {row['run'] if row['run'] is not None else row['kind']}:", *beside(row)])
+        )
     return text + [f"note: {n}" for n in out["notes"]]
+
+
+def beside(row: dict[str, Any]) -> list[str]:
+    """Each prediction of a phase and how far it lies from the measurement."""
+    measured = row["measured_uj"]
+    text = [f"measured {measured / 1e6:.0f} J" if measured else "not measured"]
+    for name in ("predicted", "held_out", "null", "planned"):
+        value = row[f"{name}_uj"]
+        off = f" ({value / measured - 1:+.1%})" if value is not None and measured else ""
+        text.append(f"{name} {'-' if value is None else round(value / 1e6)}{off}")
+    return text
