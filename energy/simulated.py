@@ -14,12 +14,13 @@ from traces.status import StatusReader
 
 _DOMAINS = ("gpu", "hbm", "cpu", "dram")
 _STALE_NS = 2_000_000_000
+_POLL_NS = 20_000_000
 
 
 class SimulatedSource:
     """One simulated sensor behind a status page."""
 
-    def __init__(self, reader: StatusReader, sensor: str) -> None:
+    def __init__(self, reader: StatusReader, sensor: str, poll_ns: int | None = None) -> None:
         self._reader = reader
         self._slots = (f"{sensor}.value", f"{sensor}.t_ns")
         period = reader.get(f"{sensor}.period_ns")
@@ -27,7 +28,8 @@ class SimulatedSource:
         device = sensor.split(".")[1]
         domain = device.rstrip("0123456789")
         self.name = sensor
-        self.poll_ns = max(1_000_000, period // 5)
+        # a host counter updates every millisecond; reading it as often as RAPL in earnest is enough
+        self.poll_ns = poll_ns or max(_POLL_NS, period // 5)
         self.infos: tuple[SensorInfo, ...] = (
             SensorInfo(
                 source=sensor,
@@ -61,7 +63,7 @@ class SimulatedSource:
         """Nothing to give back: the reader belongs to the caller."""
 
 
-def simulated_sources(reader: StatusReader) -> list[Source]:
-    """Every sensor on an engine's status page; empty when the page has none."""
+def simulated_sources(reader: StatusReader, poll_ns: int | None = None) -> list[Source]:
+    """Every sensor on an engine's status page; empty when the page has none. poll_ns: for all of them alike."""
     names = [name.removesuffix(".value") for name in reader.names if name.endswith(".value")]
-    return [SimulatedSource(reader, name) for name in names if f"{name}.period_ns" in reader.index]
+    return [SimulatedSource(reader, name, poll_ns) for name in names if f"{name}.period_ns" in reader.index]

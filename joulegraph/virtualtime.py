@@ -32,6 +32,8 @@ SECOND_NS = 1_000_000_000
 WALL_AT_START_NS = 1_700_000_000 * SECOND_NS
 """The virtual wall clock: fixed, so that the same run gives the same bytes."""
 FLUSH_NS = 10 * SECOND_NS
+POLL_NS = 50_000_000
+"""Two reads per update of the simulated GPU counter: a virtual hour is sampled without a jitter to guard against."""
 Each = Callable[[int, StatusPage], None]
 
 
@@ -100,7 +102,7 @@ class _Session:
             steps=self.writer("engine"),
             status=page,
         )
-        sources = simulated_sources(StatusReader(page))
+        sources = simulated_sources(StatusReader(page), POLL_NS)
         sampler = self._sampler(sources)
         load_page = StatusPage(load_slots())
         helpers = [loop.create_task(self._sample(sampler)), loop.create_task(self._tick(load_page))]
