@@ -51,9 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     arrivals.add_argument("--no-dither", action="store_true", help="keep quantised arrival stamps as they are")
     arrivals.add_argument("--seed", type=int, default=0, help="seed of everything random (default 0)")
     arrivals.add_argument("--live-outputs", action="store_true", help="children get their parents' real answers")
-    arrivals.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="per request, from due (default 600)"
-    )
+    arrivals.add_argument("--timeout", type=float, metavar="S", help="per request, from due (600; --embedded: none)")
     run = parser.add_argument_group("run")
     run.add_argument("--proxy", action="store_true", help="put our proxy between load and engine")
     run.add_argument("--sources", default="nvml,rapl", help="power sensors for --target (default nvml,rapl; or none)")
@@ -125,6 +123,12 @@ def parse_arrivals(args: argparse.Namespace) -> Any:
     return arrivals
 
 
+def timeout_ns(args: argparse.Namespace) -> int:
+    """Allowance per request. The embedded engine always answers in the end, so there the default is a year."""
+    seconds = args.timeout or (365 * 86_400 if args.embedded else 600)
+    return round(seconds * 1_000_000_000)
+
+
 def _target(args: argparse.Namespace) -> Any:
     import os
 
@@ -160,7 +164,7 @@ def _job(args: argparse.Namespace) -> Any:
     arrivals = parse_arrivals(args)
     planned(read_trace(args.trace), arrivals)
     options = ReplayOptions(
-        salt=str(args.seed), outputs="live" if args.live_outputs else "recorded", timeout_ns=round(args.timeout * 1e9)
+        salt=str(args.seed), outputs="live" if args.live_outputs else "recorded", timeout_ns=timeout_ns(args)
     )
     target = _target(args)
     return functools.partial(LoadJob, trace=args.trace, target=target, arrivals=arrivals, options=options)
