@@ -115,9 +115,9 @@ class Duty:
         if self.continuous:
             return f"continuous (one-second means swing by {100 * (self.beat or 0):.0f} % of the step)"
         off = [
-            f"{100 * (1 - r):.0f} % low when {n}"
-            for n, r in (("drifting", self.drifting), ("locked", self.locked))
-            if r
+            f"{100 * abs(1 - r):.0f} % {'low' if r < 1 else 'high'} when {name}"
+            for name, r in (("drifting", self.drifting), ("locked", self.locked))
+            if r is not None
         ]
         return f"sees only part of the time: swing {100 * (self.beat or 0):.0f} % of the step; " + ", ".join(off)
 

@@ -81,8 +81,12 @@ def judge(recording: Recording) -> dict[str, Probed]:
     """Every sensor's figures from a recorded probe."""
     shown = series(recording.rows)
     edges: Ints = np.array(recording.square, np.int64).reshape(-1, 2)
+    domains = {row["source"]: row["domain"] for row in recording.rows if row.get("kind") == "sensor"}
     ledger = next((name for name in shown if shown[name].counter), None)
-    verdicts = {d.source: d for d in duty(shown, recording.waves, ledger)} if recording.waves else {}
+    peers = {name: one for name, one in shown.items() if ledger and domains[name] == domains[ledger]}
+    rest = {name: one for name, one in shown.items() if name not in peers}
+    both = [*duty(peers, recording.waves, ledger), *duty(rest, recording.waves, None)] if recording.waves else []
+    verdicts = {verdict.source: verdict for verdict in both}
     judged = {}
     for name, one in shown.items():
         around = one.between(int(edges[0, 0]) - _SECOND, int(edges[-1, 1]) + _SECOND) if len(edges) else one
