@@ -52,10 +52,12 @@ class PowercapSource:
     def read(self, now_ns: NowNs) -> list[Reading]:
         """One sample per zone, each with its own stamps."""
         readings: list[Reading] = []
+        t0 = now_ns()
         for zone in self._zones:
-            t0 = now_ns()
             value, why = _pread(zone.fd)
-            readings.append(PowerSample(zone.info.source, t0, now_ns(), value, why))
+            t1 = now_ns()
+            readings.append(PowerSample(zone.info.source, t0, t1, value, why))
+            t0 = t1
         return readings
 
     def close(self) -> None:

@@ -260,13 +260,19 @@ class Sampler:
         if sensor.lost and sensor.last is not None:
             self._event("gap", sensor, sensor.last.t1_ns, sample.t0_ns, "the sensor was lost and came back")
         sensor.failures, sensor.lost = 0, False
-        if sensor.last is not None and (why := unjoinable(sensor.last, sample, sensor.info)):
-            self.totals.resets += 1
-            self._write(PowerEvent("reset", sensor.last.t1_ns, sample.source, sample.t0_ns, why=why))
+        last = sensor.last
+        if last is not None and (sample.value < (last.value or 0) or sample.t0_ns - last.t1_ns > RETRY_NS):
+            self._check_joint(sensor, last, sample)
         sensor.last = sample
         if self._status is not None:
             value, t_ns = sensor.slots
             self._shown[value], self._shown[t_ns] = sample.value, sample.t1_ns
+
+    def _check_joint(self, sensor: _Sensor, last: PowerSample, sample: PowerSample) -> None:
+        """Only a step back or a long pause can break a counter; every other pair of readings joins."""
+        if why := unjoinable(last, sample, sensor.info):
+            self.totals.resets += 1
+            self._write(PowerEvent("reset", last.t1_ns, sample.source, sample.t0_ns, why=why))
 
     def _gap(self, plan: Plan, since_ns: int, until_ns: int, why: str) -> None:
         for sensor in plan.sensors.values():
