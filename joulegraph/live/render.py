@@ -118,7 +118,7 @@ def _counts(state: LiveState, width: int) -> Table:
     if engine:
         lag = f", lag {duration(engine.lag_ns)}" if engine.lag_ns > 1_000_000 else ""
         table.add_row(
-            "engine", f"{engine.running:,} running, {engine.waiting:,} waiting, KV {engine.kv_usage:.0%}{lag}"
+            "engine", f"{engine.running:,} running, {engine.waiting:,} waiting, KV {engine.kv_usage:.1%}{lag}"
         )
     if state.sampling:
         missed = state.sampling.missed
