@@ -96,18 +96,24 @@ class BlockPool:
             missing -= len(live)
         taken = np.concatenate(parts) if len(parts) > 1 else parts[0]
         held = self._hash[taken]
-        table, twins = self._table, self._twins
-        for block, key in zip(taken[held != 0].tolist(), held[held != 0].tolist()):
-            if key in twins:
-                self._forget(block, key)
-            else:
-                del table[key]
+        self._forget_all(taken, held)
         self._hash[taken] = 0
         self._refs[taken] = 1
         self._stamp[taken] = 0
         self.free_blocks -= n
         out: list[int] = taken.tolist()
         return out
+
+    def _forget_all(self, taken: Ids, held: NDArray[np.uint64]) -> None:
+        """Drop the entries of all taken blocks that hold a hash (0 = none)."""
+        if not held.all():
+            taken, held = taken[held != 0], held[held != 0]
+        keys = held.tolist()
+        if self._twins.keys().isdisjoint(keys):
+            deque(map(self._table.__delitem__, keys), maxlen=0)
+            return
+        for block, key in zip(taken.tolist(), keys):
+            self._forget(block, key)
 
     def _allocate_one(self) -> int:
         while True:
@@ -138,8 +144,7 @@ class BlockPool:
             self._hash[blocks[0]] = hashes[0]
         else:
             self._hash[np.array(blocks)] = np.array(hashes, dtype=np.uint64)
-        known = [(block, key) for block, key in zip(blocks, hashes) if key in table]
-        if not known:
+        if table.keys().isdisjoint(hashes):
             table.update(zip(hashes, blocks))
             return
         for block, key in zip(blocks, hashes):
@@ -163,8 +168,7 @@ class BlockPool:
     def _forget(self, block: int, key: int) -> None:
         """Drop a block's entry; a twin of the same content takes its place."""
         twins = self._twins.get(key)
-        if self._table[key] != block:
-            assert twins is not None
+        if twins and self._table[key] != block:
             twins.remove(block)
         elif twins:
             self._table[key] = twins.pop(0)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, exp
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from engines.embedded.profiles import COMPONENTS, Profile, Thermal
 from engines.embedded.shapley import TokenGame
 
 F64 = NDArray[np.float64]
-_ENERGIES = (
+ENERGIES = (
     "weights_j",
     "prefill_token_j",
     "decode_token_j",
@@ -29,8 +30,8 @@ _ENERGIES = (
     "attention_j",
     "padding_j",
 )
-GPU = 0
-"""index of the gpu in per-component arrays"""
+GPU, HBM = 0, 1
+"""indices in per-component arrays"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,40 +64,38 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Every constant at one clock and temperature; energies in J, shape (components,); frozen for a step."""
+    """Every constant at one clock."""
 
     clock: float
     static_w: F64
-    """power while busy that only time costs"""
+    """power while busy that only time costs, at the reference temperature, shape (components,)"""
+    joules: F64
+    """energies in the order of ENERGIES, shape (energies, components)"""
+    gpu_joules: tuple[float, ...]
+    """its gpu column, as plain floats"""
     fixed_s: float
     token_s: float
     sequence_s: float
     context_s: float
     attention_s: float
-    weights_j: F64
-    prefill_j: F64
-    decode_j: F64
-    context_j: F64
-    context2_j: F64
-    attention_j: F64
-    padding_j: F64
     game: TokenGame
     """row 0: tokens that the time behaves as more than there are; row 1: tokens of padding"""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A step's modelled duration and energies above its static power."""
+    """A step's modelled duration, its static power and its energies above that; frozen for the step."""
 
     rates: Rates
     seconds: float
+    static_w: F64
     dynamic_j: F64
     throttled: bool
 
     @property
     def power_w(self) -> float:
         """Mean power of the GPU group."""
-        return float(self.rates.static_w[GPU] + self.dynamic_j[GPU] / self.seconds)
+        return float(self.static_w[GPU] + self.dynamic_j[GPU] / self.seconds)
 
 
 class StepModel:
@@ -117,8 +116,7 @@ class StepModel:
         self.idle_w: F64 = share * np.array([p.idle_w for p in power])
         """idle power at the reference temperature, shape (components,)"""
         self._busy_w = share * np.array([p.busy_w for p in power])
-        self._leaks = np.array([1.0, 0.0, 0.0, 0.0])
-        self._j = {name: np.array([getattr(p, name) for p in power]) for name in _ENERGIES}
+        self._j = {name: np.array([getattr(p, name) for p in power]) for name in ENERGIES}
         self._at_clock = lru_cache(maxsize=256)(self._at_clock_uncached)
 
     def leak(self, celsius: float) -> float:
@@ -130,87 +128,63 @@ class StepModel:
         """The step at the highest clock that the droop and the cap allow."""
         clocks = self._clocks
         top = len(clocks) - 1
-        best = self.cost_at(batch, clocks[top], celsius)
+        leak = self.leak(celsius)
+        watts = self._power(batch, clocks[top], leak)
         if self.profile.droop:
-            share = best.power_w / (self.profile.max_power_w * self.gpus)
+            share = watts / (self.profile.max_power_w * self.gpus)
             top = self._level(1.0 - self.profile.droop * min(share, 1.0))
-            best = self.cost_at(batch, clocks[top], celsius)
-        if best.power_w <= self._cap_w:
-            return best
+            watts = self._power(batch, clocks[top], leak)
+        if watts <= self._cap_w:
+            return self.cost_at(batch, clocks[top], celsius)
         low, high = 0, top  # invariant: level high draws too much; level low is the answer of last resort
         while high - low > 1:
             middle = (low + high) // 2
-            if self.cost_at(batch, clocks[middle], celsius).power_w <= self._cap_w:
+            if self._power(batch, clocks[middle], leak) <= self._cap_w:
                 low = middle
             else:
                 high = middle
-        found = self.cost_at(batch, clocks[low], celsius)
-        return Cost(found.rates, found.seconds, found.dynamic_j, True)
+        return self.cost_at(batch, clocks[low], celsius, throttled=True)
 
     def _level(self, clock: float) -> int:
         below = [i for i, c in enumerate(self._clocks) if c <= clock + 1e-12]
         return below[-1] if below else 0
 
-    def rates(self, clock: float, celsius: float) -> Rates:
-        """Constants at a clock (share of the maximum) and a temperature."""
-        r = self._at_clock(clock)
-        if not self.profile.thermal.leak_per_c:
-            return r
-        factor = 1.0 + self._leaks * (self.leak(celsius) - 1.0)
-        return Rates(
-            r.clock, r.static_w * factor, r.fixed_s, r.token_s, r.sequence_s, r.context_s, r.attention_s,
-            r.weights_j, r.prefill_j, r.decode_j, r.context_j, r.context2_j, r.attention_j, r.padding_j, r.game,
-        )  # fmt: skip
-
-    def cost_at(self, batch: Batch, clock: float, celsius: float) -> Cost:
+    def cost_at(self, batch: Batch, clock: float, celsius: float, *, throttled: bool = False) -> Cost:
         """The step at a given clock: with fewer sequences in the batch, the v(S) of truth.py."""
-        r = self.rates(clock, celsius)
-        tokens, context, attention = batch.tokens, batch.context, batch.attention
-        extra, padding = r.game.at(tokens).tolist()
-        seconds = (
-            r.fixed_s
-            + r.token_s * (tokens + extra)
-            + r.sequence_s * batch.sequences
-            + r.context_s * context
-            + r.attention_s * attention
-        )
-        dynamic = (
-            r.weights_j
-            + r.prefill_j * (tokens - batch.decodes)
-            + r.decode_j * batch.decodes
-            + r.context_j * context
-            + r.context2_j * (float(context) * context)
-            + r.attention_j * attention
-            + r.padding_j * padding
-        )
-        return Cost(r, seconds, dynamic, False)
+        r = self._at_clock(clock)
+        seconds, counts = _counts(r, batch)
+        static = r.static_w.copy()
+        static[GPU] *= self.leak(celsius)
+        return Cost(r, seconds, static, np.dot(counts, r.joules), throttled)
+
+    def _power(self, batch: Batch, clock: float, leak: float) -> float:
+        """Power of the GPU group, W: cost_at(...).power_w, cheaper."""
+        r = self._at_clock(clock)
+        seconds, counts = _counts(r, batch)
+        dynamic: float = sum(map(mul, counts, r.gpu_joules))
+        return float(r.static_w[GPU]) * leak + dynamic / seconds
 
     def _at_clock_uncached(self, clock: float) -> Rates:
         profile, times, j, gpus = self.profile, self.profile.times, self._j, self.gpus
         volts2 = (profile.voltage_floor + (1 - profile.voltage_floor) * clock) ** 2
         # Dynamic energy of the cores goes with V^2, of the memory not; the CPU and DRAM of the host do not follow.
-        memory = j["weights_j"][1], j["context_j"][1]
         core = np.array([volts2, 1.0, 1.0, 1.0])
-        weights_j, context_j = j["weights_j"] * core, j["context_j"] * core
-        weights_j[GPU] += memory[0] * (1 - volts2)
-        context_j[GPU] += memory[1] * (1 - volts2)
+        joules = np.stack([j[name] * core for name in ENERGIES])
+        for name in ("weights_j", "context_j"):
+            joules[ENERGIES.index(name), GPU] += j[name][HBM] * (1 - volts2)
+        joules[ENERGIES.index("context2_j")] = j["context2_j"]
         reduce = profile.tensor_parallel_s if gpus > 1 else 0.0
         token_s = times.token_s / clock / gpus + reduce * times.token_s
         return Rates(
             clock=clock,
             static_w=self.idle_w + self._busy_w * np.array([clock * volts2, 1.0, 1.0, 1.0]),
+            joules=joules,
+            gpu_joules=tuple(joules[:, GPU].tolist()),
             fixed_s=times.overhead_s,
             token_s=token_s,
             sequence_s=times.sequence_s,
             context_s=times.context_s / gpus,
             attention_s=times.attention_s / clock / gpus,
-            weights_j=weights_j,
-            prefill_j=j["prefill_token_j"] * core,
-            decode_j=j["decode_token_j"] * core,
-            context_j=context_j,
-            context2_j=j["context2_j"],
-            attention_j=j["attention_j"] * core,
-            padding_j=j["padding_j"] * core,
             game=self._game(times.weights_s / gpus / token_s),
         )
 
@@ -225,6 +199,29 @@ class StepModel:
         h: F64 = np.stack((np.maximum(roof_tokens, padded) - x, padded - x)).astype(np.float64)
         h[:, 0] = 0.0
         return TokenGame(h)
+
+
+def _counts(r: Rates, batch: Batch) -> tuple[float, tuple[float, ...]]:
+    """Duration of the batch, and how often each of ENERGIES is spent in it."""
+    chunks = batch.chunks
+    prefill = context = 0
+    pairs = 0.0
+    for n, c in chunks:
+        prefill += n
+        context += c
+        pairs += n * (c + n / 2)
+    context += batch.decode_context
+    decodes = batch.decodes
+    tokens = prefill + decodes
+    extra, padding = r.game.pair(tokens)
+    seconds = (
+        r.fixed_s
+        + r.token_s * (tokens + extra)
+        + r.sequence_s * (decodes + len(chunks))
+        + r.context_s * context
+        + r.attention_s * pairs
+    )
+    return seconds, (1.0, prefill, decodes, context, float(context) * context, pairs, padding)
 
 
 class Temperature:

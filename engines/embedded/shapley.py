@@ -35,6 +35,7 @@ class TokenGame:
         self.h = np.asarray(h, dtype=np.float64).copy()
         self.h[:, -1] = 0.0
         self.cap = self.h.shape[1] - 1
+        self._pairs: list[tuple[float, ...]] = [tuple(column) for column in self.h.T.tolist()]
         self._gain_one = np.diff(self.h, axis=1)
         self._units = lru_cache(maxsize=65_536)(self._units_uncached)
 
@@ -42,6 +43,11 @@ class TokenGame:
         """h(tokens), shape (rows,)."""
         out: F64 = self.h[:, tokens] if tokens < self.cap else np.zeros(len(self.h))
         return out
+
+    def pair(self, tokens: int) -> tuple[float, ...]:
+        """h(tokens) as plain floats, one per row."""
+        pair: tuple[float, ...] = self._pairs[min(tokens, self.cap)]
+        return pair
 
     def shapley(self, units: int, chunks: Sequence[int]) -> tuple[F64, list[F64]]:
         """Shapley value of h: of each of `units` players with one token, shape (rows,), and of each further player."""

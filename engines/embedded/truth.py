@@ -105,7 +105,7 @@ class Truth:
             return np.zeros(len(COMPONENTS))
         start, cost = self._flight
         seconds = max(0, t_ns - start) / 1e9
-        return cost.rates.static_w * seconds + cost.dynamic_j * min(1.0, seconds / cost.seconds)
+        return cost.static_w * seconds + cost.dynamic_j * min(1.0, seconds / cost.seconds)
 
     def _mark(self) -> None:
         self._times.append(self._t_ns)
@@ -149,30 +149,31 @@ class Truth:
         seconds = max(t_end_ns - start, 0) / 1e9
         r = cost.rates
         self.stretched_ns += round((seconds - cost.seconds) * 1e9)
-        watts = r.static_w * (seconds / cost.seconds)
+        weights_j, prefill_j, decode_j, context_j, context2_j, attention_j, padding_j = r.joules
+        watts = cost.static_w * (seconds / cost.seconds)
         units, each = r.game.shapley(batch.decodes, [n for n, _ in batch.chunks])
         n = batch.sequences
-        shared = watts * (r.fixed_s / n + r.sequence_s) + r.weights_j / n
-        square = r.context2_j * batch.context
+        shared = watts * (r.fixed_s / n + r.sequence_s) + weights_j / n
+        square = context2_j * batch.context
         if batch.decodes:
-            a = shared + watts * (r.token_s * (1 + units[0])) + r.decode_j + r.padding_j * units[1]
-            b = watts * r.context_s + r.context_j + square
+            a = shared + watts * (r.token_s * (1 + units[0])) + decode_j + padding_j * units[1]
+            b = watts * r.context_s + context_j + square
             sums = self._sums
             sums[0] += a
             sums[1] += b
             sums[2] += b * step_index
-            sums[3] += r.decode_j
-            sums[4] += r.context_j
-            sums[5] += r.context_j * step_index
+            sums[3] += decode_j
+            sums[4] += context_j
+            sums[5] += context_j * step_index
         for account, (tokens, context), extra in zip(chunks, batch.chunks, each):
             pairs = tokens * (context + tokens / 2)
-            own = r.prefill_j * tokens + r.context_j * context + r.attention_j * pairs
+            own = prefill_j * tokens + context_j * context + attention_j * pairs
             time = r.token_s * (tokens + extra[0]) + r.context_s * context + r.attention_s * pairs
-            active = own + shared + watts * time + r.padding_j * extra[1] + square * context
+            active = own + shared + watts * time + padding_j * extra[1] + square * context
             account.own += own
             account.active += active
             account.prefill += active
-        drawn = r.static_w * seconds + cost.dynamic_j
+        drawn = cost.static_w * seconds + cost.dynamic_j
         self._energy = self._energy + drawn
         if seconds > 0:
             self._temperature.after(float(drawn[GPU]) / seconds / self._model.gpus, seconds)

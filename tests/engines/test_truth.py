@@ -43,7 +43,7 @@ def worth(model: StepModel, players: list[Sequence], clock: float, celsius: floa
     if not players:
         return np.zeros(len(COMPONENTS))
     cost = model.cost_at(batch_of(players), clock, celsius)
-    return cost.rates.static_w * cost.seconds * stretch + cost.dynamic_j
+    return cost.static_w * cost.seconds * stretch + cost.dynamic_j
 
 
 def cost_seconds(model: StepModel, players: list[Sequence], clock: float, celsius: float) -> float:

@@ -17,7 +17,7 @@ BATCHES = [
 
 def energy(model: StepModel, batch: Batch, celsius: float = 35.0) -> float:
     cost = model.cost(batch, celsius)
-    return float(cost.rates.static_w[0] * cost.seconds + cost.dynamic_j[0])
+    return float(cost.static_w[0] * cost.seconds + cost.dynamic_j[0])
 
 
 @pytest.mark.parametrize("seed", [None, 0, 1])
