@@ -73,6 +73,8 @@ class Rates:
     """energies in the order of ENERGIES, shape (energies, components)"""
     gpu_joules: tuple[float, ...]
     """its gpu column, as plain floats"""
+    by_component: tuple[tuple[float, ...], ...]
+    """all its columns, as plain floats"""
     fixed_s: float
     token_s: float
     sequence_s: float
@@ -180,6 +182,7 @@ class StepModel:
             static_w=self.idle_w + self._busy_w * np.array([clock * volts2, 1.0, 1.0, 1.0]),
             joules=joules,
             gpu_joules=tuple(joules[:, GPU].tolist()),
+            by_component=tuple(tuple(column) for column in joules.T.tolist()),
             fixed_s=times.overhead_s,
             token_s=token_s,
             sequence_s=times.sequence_s,

@@ -50,7 +50,8 @@ class Truth:
         self._energy: F64 = np.zeros(len(COMPONENTS))
         self._times: list[int] = []
         self._history: list[F64] = []
-        self._sums: F64 = np.zeros((6, len(COMPONENTS)))
+        # Running sums over steps of A, B, B x step; then the same of own energy. Plain floats: rows are this short.
+        self._sums = [[0.0] * len(COMPONENTS) for _ in range(6)]
         self._flight: tuple[int, Cost] | None = None
         start = Temperature(model.profile.thermal, model.profile.thermal.ref_c)
         self._temperature = Temperature(model.profile.thermal, start.target(float(model.idle_w[GPU]) / model.gpus))
@@ -123,7 +124,7 @@ class Truth:
 
     def join_decode(self, account: Account, offset: int) -> None:
         """From the next settled step on the request decodes; its context in step s is s - offset."""
-        account.since = self._sums.copy()
+        account.since = np.array(self._sums)
         account.offset = offset
 
     def leave_decode(self, account: Account) -> None:
@@ -136,7 +137,7 @@ class Truth:
     def _decoded(self, account: Account) -> tuple[F64, F64]:
         if account.since is None:
             return np.zeros(len(COMPONENTS)), np.zeros(len(COMPONENTS))
-        d = self._sums - account.since
+        d = np.array(self._sums) - account.since
         return d[0] - account.offset * d[1] + d[2], d[3] - account.offset * d[4] + d[5]
 
     def settle(
@@ -149,22 +150,43 @@ class Truth:
         seconds = max(t_end_ns - start, 0) / 1e9
         r = cost.rates
         self.stretched_ns += round((seconds - cost.seconds) * 1e9)
-        weights_j, prefill_j, decode_j, context_j, context2_j, attention_j, padding_j = r.joules
-        watts = cost.static_w * (seconds / cost.seconds)
+        stretch = seconds / cost.seconds
         units, each = r.game.shapley(batch.decodes, [n for n, _ in batch.chunks])
-        n = batch.sequences
+        if batch.decodes:
+            self._settle_decodes(batch, cost, stretch, step_index, units.tolist())
+        if chunks:
+            self._settle_chunks(batch, cost, stretch, chunks, each)
+        drawn = cost.static_w * seconds + cost.dynamic_j
+        self._energy = self._energy + drawn
+        if seconds > 0:
+            self._temperature.after(float(drawn[GPU]) / seconds / self._model.gpus, seconds)
+        self._t_ns = max(t_end_ns, start)
+        self._mark()
+
+    def _settle_decodes(self, batch: Batch, cost: Cost, stretch: float, step_index: int, units: list[float]) -> None:
+        r, n, context = cost.rates, batch.sequences, batch.context
+        base_s = stretch * (r.fixed_s / n + r.sequence_s + r.token_s * (1 + units[0]))
+        context_s = stretch * r.context_s
+        sums = self._sums
+        for i, (watts, joules) in enumerate(zip(cost.static_w.tolist(), r.by_component)):
+            weights_j, _, decode_j, context_j, context2_j, _, padding_j = joules
+            a = watts * base_s + weights_j / n + decode_j + padding_j * units[1]
+            b = watts * context_s + context_j + context2_j * context
+            sums[0][i] += a
+            sums[1][i] += b
+            sums[2][i] += b * step_index
+            sums[3][i] += decode_j
+            sums[4][i] += context_j
+            sums[5][i] += context_j * step_index
+
+    def _settle_chunks(
+        self, batch: Batch, cost: Cost, stretch: float, chunks: Sequence[Account], each: Sequence[F64]
+    ) -> None:
+        r, n = cost.rates, batch.sequences
+        weights_j, prefill_j, _, context_j, context2_j, attention_j, padding_j = r.joules
+        watts = cost.static_w * stretch
         shared = watts * (r.fixed_s / n + r.sequence_s) + weights_j / n
         square = context2_j * batch.context
-        if batch.decodes:
-            a = shared + watts * (r.token_s * (1 + units[0])) + decode_j + padding_j * units[1]
-            b = watts * r.context_s + context_j + square
-            sums = self._sums
-            sums[0] += a
-            sums[1] += b
-            sums[2] += b * step_index
-            sums[3] += decode_j
-            sums[4] += context_j
-            sums[5] += context_j * step_index
         for account, (tokens, context), extra in zip(chunks, batch.chunks, each):
             pairs = tokens * (context + tokens / 2)
             own = prefill_j * tokens + context_j * context + attention_j * pairs
@@ -173,12 +195,6 @@ class Truth:
             account.own += own
             account.active += active
             account.prefill += active
-        drawn = cost.static_w * seconds + cost.dynamic_j
-        self._energy = self._energy + drawn
-        if seconds > 0:
-            self._temperature.after(float(drawn[GPU]) / seconds / self._model.gpus, seconds)
-        self._t_ns = max(t_end_ns, start)
-        self._mark()
 
     # -- figures ------------------------------------------------------------------------------------------------
 
