@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -105,6 +105,18 @@ class Observer:
 Reader = Callable[[Observer, dict[str, Any]], int]
 
 
+class _Shape(NamedTuple):
+    """A plain token event of an earlier stream: bytes before its id, from the id's end to the text, after the text."""
+
+    head: bytes
+    middle: bytes
+    suffix: bytes
+
+
+_SHAPES: dict[tuple[Reader, bool], _Shape] = {}
+"""The last shape seen per dialect. Only a shortcut: an event that does not fit byte for byte is parsed."""
+
+
 class StreamObserver(Observer):
     """A reply as server-sent events."""
 
@@ -129,20 +141,50 @@ class StreamObserver(Observer):
                 tokens += 1
                 if self._keep_text:
                     self.add_text(_unquote(raw[self._text_at : _string_end(raw, self._text_at)]))
+            elif not self._prefix and self._recall(raw):
+                tokens += 1
             else:
                 tokens += self._slow(raw)
         self.tokens += tokens
         return tokens
 
+    def _recall(self, raw: bytes) -> bool:
+        """The first token event of a stream that looks like the last stream's, its id apart: shape taken over."""
+        shape = _SHAPES.get((self._read, self._keep_text))
+        if shape is None or not raw.startswith(shape.head) or not raw.endswith(shape.suffix):
+            return False
+        at = len(shape.head)
+        end = raw.find(b'"', at)
+        start = end + len(shape.middle)
+        if not raw.startswith(shape.middle, end) or len(raw) <= start + len(shape.suffix) or raw[start] == 34:
+            return False
+        identity = raw[at:end]
+        if b"\\" in identity or not identity.isascii():
+            return False
+        self.take_id(identity.decode())
+        self._take_shape(raw[:start], shape.suffix)
+        if self._keep_text:
+            self.add_text(_unquote(raw[start : _string_end(raw, start)]))
+        return True
+
+    def _take_shape(self, prefix: bytes, suffix: bytes) -> None:
+        self._prefix, self._suffix = prefix, suffix
+        self._text_at = len(prefix)
+        self._frame = len(prefix) + len(suffix)
+
     def _slow(self, raw: bytes) -> int:
+        if raw == b"data: [DONE]":
+            self.ended = True
+            return 0
         event = fields(raw)
         if event is None:
             return 0
-        if event.data == b"[DONE]":
+        data = event.data
+        if data == b"[DONE]":
             self.ended = True
             return 0
         try:
-            row = orjson.loads(event.data)
+            row = orjson.loads(data)
         except orjson.JSONDecodeError:
             self.malformed += 1
             return 0
@@ -167,10 +209,17 @@ class StreamObserver(Observer):
             start = at + len(key)
             end = _string_end(raw, start) if at >= 0 else -1
             if end > start:
-                self._prefix, self._suffix = raw[:start], raw[_after_sequence(raw, end) :]
-                self._text_at = start
-                self._frame = len(self._prefix) + len(self._suffix)
+                self._take_shape(raw[:start], raw[_after_sequence(raw, end) :])
+                self._remember()
                 return
+
+    def _remember(self) -> None:
+        """Keep the shape for the next stream of this dialect."""
+        quoted = b'"%s"' % (self.response_id or "").encode()
+        at = self._prefix.find(quoted)
+        if len(quoted) > 2 and at >= 0 and b"\\" not in quoted:
+            shape = _Shape(self._prefix[: at + 1], self._prefix[at + len(quoted) - 1 :], self._suffix)
+            _SHAPES[(self._read, self._keep_text)] = shape
 
     def finish(self) -> None:
         rest = self._splitter.tail.strip()
@@ -313,10 +362,14 @@ def _ms(value: Any) -> int | None:
 
 def _choices(observer: Observer, row: dict[str, Any]) -> list[dict[str, Any]]:
     """What completions and chat share: id, error, usage, metrics; the choices."""
-    observer.take_id(row.get("id"))
-    observer.take_error(row.get("error"))
-    _take_usage(observer, row.get("usage"))
-    _take_metrics(observer, row)
+    if observer.response_id is None:
+        observer.take_id(row.get("id"))
+    if "error" in row:
+        observer.take_error(row["error"])
+    if "usage" in row:
+        _take_usage(observer, row["usage"])
+    if "metrics" in row or "timings" in row:
+        _take_metrics(observer, row)
     choices: list[dict[str, Any]] = row.get("choices") or []
     for choice in choices:
         if choice.get("finish_reason"):

@@ -39,7 +39,11 @@ class Splitter:
 
     def split(self, data: bytes) -> list[bytes]:
         """Complete events in this read. CRLF and CR count as LF; blank pieces between events are left out."""
-        if not self._tail and self._started and b"\r" not in data and data.endswith(b"\n\n") and not self._skip_lf:
+        if not self._started and data:
+            # A byte order mark is taken off only where it came in one piece; cut in two it is part of an unknown field.
+            self._started = True
+            data = data.removeprefix(_BOM)
+        if not self._tail and b"\r" not in data and data.endswith(b"\n\n") and not self._skip_lf:
             if self._discarding or len(data) > self.limit:
                 return self._general(data)
             events = data[:-2].split(b"\n\n")
@@ -84,10 +88,6 @@ class Splitter:
         if self._skip_lf and data:
             self._skip_lf = False
             data = data.removeprefix(b"\n")
-        if not self._started and data:
-            # A byte order mark is taken off only where it came in one piece; cut in two it is part of an unknown field.
-            self._started = True
-            data = data.removeprefix(_BOM)
         if b"\r" in data:
             self._skip_lf = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -1,0 +1,287 @@
+"""What the load generator can do on one core, beside a bare aiohttp client and wrk.
+
+    python scripts/bench_loadgen.py [--quick] [--json] [--peers FOLDER]
+
+A C server (scripts/bench/sse_server.c) on one core answers with streams of 16 chunks and logs every arrival; the client
+has the other core. Interleaved rounds (7, with --quick 3), medians. Rows:
+
+  burst_requests_per_s   closed loop, 64 connections, each reply in one write; from the server's log
+  paced_chunks_per_s     closed loop, 512 connections, one chunk per write every 5 ms; token events per second
+  paced_reads_per_s      the same, stamped reads only (chunks that waited while the client was busy merge into one)
+  cpu_us_per_request     CPU of the client per request of 16 chunks, burst
+  lateness_ms_p99        open loop at 1,000/s: sent - due; timer_lateness_ms_p99: a bare timer in the same round
+  rss_mb, first_request_s (process start to the first request at the server)
+
+--peers FOLDER measures aiperf and guidellm as well where FOLDER/<name> is a virtual environment that has them
+(pip install aiperf; pip install guidellm); they are never part of --quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BENCH = Path(__file__).resolve().parent / "bench"
+CHUNKS, GAP_US, RATE = 16, 5_000, 1_000
+BURST_USERS, PACED_USERS = 64, 512
+
+
+@dataclass
+class Cores:
+    """Which core serves and which one drives; the same one where there is no second."""
+
+    server: int
+    client: int
+
+
+def cores() -> Cores:
+    """The last two cores this process may use."""
+    usable = sorted(os.sched_getaffinity(0))
+    return Cores(server=usable[-1], client=usable[-2] if len(usable) > 1 else usable[-1])
+
+
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Children started inside run on this core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+class Server:
+    """The C server in one mode; its log of arrivals after it has been stopped."""
+
+    def __init__(self, binary: Path, mode: str, folder: Path, core: int) -> None:
+        self._log = folder / "arrivals"
+        with pinned(core):
+            self._process = subprocess.Popen(
+                [binary, str(CHUNKS), mode, str(GAP_US), self._log], stdout=subprocess.PIPE, text=True
+            )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def arrivals(self) -> list[int]:
+        """Stop; CLOCK_MONOTONIC ns of every request's first byte."""
+        self._process.terminate()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        raw = self._log.read_bytes()
+        return [int(n) for n in struct.unpack(f"<{len(raw) // 8}Q", raw)]
+
+
+def sustained(arrivals: list[int]) -> float:
+    """Requests per second between the first and the last tenth."""
+    if len(arrivals) < 20:
+        return 0.0
+    cut = len(arrivals) // 10
+    middle = arrivals[cut:-cut]
+    return (len(middle) - 1) * 1e9 / (middle[-1] - middle[0])
+
+
+@dataclass
+class Bench:
+    """One machine's set-up; every method measures one client once."""
+
+    binary: Path
+    folder: Path
+    at: Cores
+    quick: bool
+
+    def worker(self, name: str, mode: str, count: int, users: int) -> tuple[dict[str, Any], list[int], int]:
+        """Run one of load_workers.py: its figures, the server's arrivals, when it was started."""
+        server = Server(self.binary, "burst" if mode == "rate" else mode, self.folder, self.at.server)
+        command = [sys.executable, str(BENCH / "load_workers.py"), name, mode, str(server.port), str(count), str(users)]
+        started = time.monotonic_ns()
+        with pinned(self.at.client):
+            done = subprocess.run([*command, str(RATE)], capture_output=True, text=True, check=False)
+        arrivals = server.arrivals()
+        if done.returncode:
+            raise RuntimeError(f"{name} {mode} failed: {done.stderr[-2000:]}")
+        return json.loads(done.stdout.splitlines()[-1]), arrivals, started
+
+    def python(self, name: str) -> dict[str, float]:
+        """All rows of ours or of the aiohttp client, one round."""
+        burst_count, paced_count = (8_000, 4_000) if self.quick else (20_000, 10_000)
+        burst, arrivals, started = self.worker(name, "burst", burst_count, BURST_USERS)
+        paced, paced_arrivals, _ = self.worker(name, "paced", paced_count, PACED_USERS)
+        rate, _, _ = self.worker(name, "rate", 2_000 if self.quick else 5_000, 0)
+        bare, _, _ = self.worker("timer", "rate", 2_000 if self.quick else 5_000, 0)
+        chunks = sustained(paced_arrivals) * CHUNKS
+        return {
+            "burst_requests_per_s": sustained(arrivals),
+            "paced_chunks_per_s": chunks,
+            **({"paced_reads_per_s": chunks * (1 - paced["merged_share"])} if "merged_share" in paced else {}),
+            "cpu_us_per_request": burst["cpu_us"],
+            "lateness_ms_p99": rate["lateness_ms_p99"],
+            "timer_lateness_ms_p99": bare["lateness_ms_p99"],
+            "rss_mb": max(burst["rss_mb"], paced["rss_mb"], rate["rss_mb"]),
+            "first_request_s": (arrivals[0] - started) / 1e9,
+        }
+
+    def wrk(self) -> dict[str, float]:
+        """wrk reads and does not parse: the floor of what any client costs."""
+        rows: dict[str, float] = {}
+        script = self.folder / "post.lua"
+        script.write_text(
+            'wrk.method = "POST"\nwrk.body = \'{"prompt":"x","max_tokens":16,"stream":true}\'\n'
+            'wrk.headers["content-type"] = "application/json"\n'
+        )
+        for mode, users, row in (("burst", BURST_USERS, "burst"), ("paced", PACED_USERS, "paced")):
+            server = Server(self.binary, mode, self.folder, self.at.server)
+            seconds = "1" if self.quick else "3"
+            with pinned(self.at.client):
+                command = ["wrk", "-t1", f"-c{users}", f"-d{seconds}s", "-s", str(script)]
+                before = os.times()
+                subprocess.run(
+                    [*command, f"http://127.0.0.1:{server.port}/v1/completions"], capture_output=True, check=True
+                )
+                after = os.times()
+            arrivals = server.arrivals()
+            rate = sustained(arrivals)
+            if row == "burst":
+                cpu = after.children_user + after.children_system - before.children_user - before.children_system
+                rows |= {"burst_requests_per_s": rate, "cpu_us_per_request": cpu * 1e6 / len(arrivals)}
+            else:
+                rows["paced_chunks_per_s"] = rate * CHUNKS
+        return rows
+
+    def peer(self, name: str, venv: Path) -> dict[str, float]:
+        """A peer from PyPI at 64 users with as many requests as it does in a reasonable time; rate from the log."""
+        server = Server(self.binary, "burst", self.folder, self.at.server)
+        started = time.monotonic_ns()
+        with pinned(self.at.client):
+            done = subprocess.run(
+                [str(venv / "bin" / PEERS[name][0]), *PEERS[name][1](server.port)],
+                capture_output=True, text=True, check=False, cwd=self.folder, timeout=600,
+            )  # fmt: skip
+        arrivals = server.arrivals()
+        if done.returncode or len(arrivals) < 20:
+            raise RuntimeError(
+                f"{name} ended with {done.returncode} after {len(arrivals)} requests: {done.stderr[-500:]}"
+            )
+        return {"burst_requests_per_s": sustained(arrivals), "first_request_s": (arrivals[0] - started) / 1e9}
+
+
+def _aiperf(port: int) -> list[str]:
+    return [
+        "profile", "--url", f"http://127.0.0.1:{port}", "--endpoint-type", "chat", "--streaming", "--model", "bench",
+        "--tokenizer", "builtin", "--concurrency", "64", "--request-count", "2000", "--ui", "none",
+        "--synthetic-input-tokens-mean", "32", "--output-tokens-mean", "16",
+    ]  # fmt: skip
+
+
+def _guidellm(port: int) -> list[str]:
+    return [
+        "benchmark", "--target", f"http://127.0.0.1:{port}", "--profile", "concurrent", "--rate", "64",
+        "--max-requests", "1000", "--data", "prompt_tokens=32,output_tokens=16", "--model", "bench",
+    ]  # fmt: skip
+
+
+PEERS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
+    "aiperf": ("aiperf", _aiperf),
+    "guidellm": ("guidellm", _guidellm),
+}
+
+
+def compiled(folder: Path) -> Path | None:
+    """The server's binary; None without a C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return None
+    binary = folder / "sse_server"
+    subprocess.run([compiler, "-O2", "-o", str(binary), str(BENCH / "sse_server.c")], check=True)
+    return binary
+
+
+def measured(rounds: int, clients: dict[str, Callable[[], dict[str, float]]]) -> list[dict[str, Any]]:
+    """Interleaved rounds, medians per figure."""
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in clients}
+    failed: dict[str, str] = {}
+    for number in range(rounds):
+        for name, measure in clients.items():
+            if name in failed:
+                continue
+            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
+            try:
+                seen[name].append(measure())
+            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                failed[name] = re.sub(r"\s+", " ", str(error))[:300]
+    return [
+        {"generator": name, "skipped": failed[name]}
+        if name in failed
+        else {
+            "generator": name,
+            "rounds": len(rows),
+            **{key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]},
+        }
+        for name, rows in seen.items()
+    ]
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """A plain table."""
+    for row in rows:
+        print(row["generator"])
+        for key, value in row.items():
+            if key != "generator":
+                print(f"  {key:24} {value}")
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="3 short rounds, no peers")
+    parser.add_argument("--rounds", type=int, help="how many rounds (default 7, with --quick 3)")
+    parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
+    parser.add_argument("--peers", type=Path, help="folder of virtual environments named after the peers in them")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        binary = compiled(folder)
+        if binary is None:
+            rows: list[dict[str, Any]] = [{"generator": "joulegraph", "skipped": "no C compiler (cc) for the server"}]
+        else:
+            bench = Bench(binary, folder, cores(), args.quick)
+            clients: dict[str, Callable[[], dict[str, float]]] = {
+                "joulegraph": lambda: bench.python("ours"),
+                "aiohttp": lambda: bench.python("aiohttp"),
+            }
+            if shutil.which("wrk"):
+                clients["wrk"] = bench.wrk
+            for peer in PEERS if args.peers and not args.quick else ():
+                venv = args.peers / peer
+                if (venv / "bin" / PEERS[peer][0]).exists():
+                    clients[peer] = lambda peer=peer, venv=venv: bench.peer(peer, venv)  # type: ignore[misc]
+            rows = measured(args.rounds or (3 if args.quick else 7), clients)
+            missing = [*(["wrk"] if "wrk" not in clients else []), *(p for p in PEERS if p not in clients)]
+            rows += [{"generator": name, "skipped": _why(name, args.quick)} for name in missing]
+    print(json.dumps(rows)) if args.json else show(rows)
+    return 0
+
+
+def _why(name: str, quick: bool) -> str:
+    if name == "wrk":
+        return "not installed (apt-get install wrk)"
+    return "never in --quick" if quick else f"give --peers FOLDER with a virtual environment FOLDER/{name}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
