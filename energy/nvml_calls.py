@@ -156,7 +156,7 @@ class Ring:
         """Every sample newer than the last read, each at its own instant (t0 = t1 = its stamp)."""
         t0 = now_ns()
         try:
-            kind, samples = self._nvml.nvmlDeviceGetSamples(self._handle, TOTAL_POWER_SAMPLES, self._seen_us)
+            kind, samples = self._ask()
         except self._nvml.NVMLError as error:
             if error.value == self._nvml.NVML_ERROR_NOT_FOUND and self._seen_us:
                 return []
@@ -169,6 +169,17 @@ class Ring:
                 at = self._wall.mono_ns(self._seen_us, now_ns)
                 readings.append(PowerSample(self.name, at, at, int(getattr(sample.sampleValue, member))))
         return readings
+
+    def _ask(self) -> tuple[int, list[Any]]:
+        """The package asks for the size and then for the samples; one that arrives in between makes it too small."""
+        for _ in range(3):
+            try:
+                kind, samples = self._nvml.nvmlDeviceGetSamples(self._handle, TOTAL_POWER_SAMPLES, self._seen_us)
+                return int(kind), list(samples)
+            except self._nvml.NVMLError as error:
+                if error.value != self._nvml.NVML_ERROR_INSUFFICIENT_SIZE:
+                    raise
+        return _UINT, []
 
     def close(self) -> None:
         """The library is shared; nothing to close."""

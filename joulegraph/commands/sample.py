@@ -116,8 +116,11 @@ def _view(ready: Ready, reader: StatusReader) -> Iterator[Callable[[], None]]:
                 before[info.source] = now
         return shown
 
+    began, cpu_before = time.monotonic(), reader.get("cpu_ns")
+
     def head() -> str:
-        return f"{reader.get('ticks')} reads, {reader.get('missed')} missed"
+        cpu = (reader.get("cpu_ns") - cpu_before) / 1e7 / max(0.001, time.monotonic() - began)
+        return f"{reader.get('ticks')} reads, {reader.get('missed')} missed, sampler {cpu:.1f} % of a core"
 
     if not sys.stderr.isatty():
         calls = itertools.count(1)
