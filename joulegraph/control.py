@@ -102,7 +102,7 @@ class Control:
         return _json({"max_concurrency": asked})
 
     def look(self) -> None:
-        """Take up what was appended to the journals since the last look."""
+        """Take up what was appended to the journals since the last look. On demand only: parsing costs CPU."""
         for path in self.run.journals("requests"):
             for line in self._tails.setdefault(path, Tail(path)).lines():
                 row = orjson.loads(line)

@@ -15,27 +15,31 @@ import orjson
 from proxy.config import RecordContent
 from proxy.lineage import Named
 
-SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "n",
-    "seed",
-    "stop",
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-    "ignore_eos",
-    "min_tokens",
-    "logprobs",
-    "top_logprobs",
-    "tool_choice",
-    "parallel_tool_calls",
-    "reasoning_effort",
+SAMPLING = frozenset(
+    (
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "n",
+        "seed",
+        "stop",
+        "frequency_penalty",
+        "presence_penalty",
+        "repetition_penalty",
+        "ignore_eos",
+        "min_tokens",
+        "logprobs",
+        "top_logprobs",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_effort",
+    )
 )
 NOTHING_NAMED = Named()
 MAX_MESSAGES = 4096
+Piece = tuple[str, bytes, tuple[str, ...]]
+"""role, canonical bytes, tool ids named"""
 MAX_SAMPLING_VALUE = 64
 
 
@@ -70,8 +74,8 @@ def read_facts(body: Any, *, mode: RecordContent, key: bytes, block_bytes: int) 
         model=_text(body.get("model")),
         stream=body.get("stream") is True,
         max_tokens=_max_tokens(body),
-        sampling={k: body[k] for k in SAMPLING if k in body and _is_small(body[k])},
-        messages=tuple([_message(role, text, ids, key) for role, text, ids in pieces[:MAX_MESSAGES]]),
+        sampling={k: body[k] for k in body.keys() & SAMPLING if _is_small(body[k])},
+        messages=tuple([_message(piece, key) for piece in pieces[:MAX_MESSAGES]]),
         block_hashes=block_hashes(canonical(pieces), key, block_bytes) if pieces else (),
         content=_content(body) if mode == "text" else None,
         named=named_ids(body),
@@ -86,7 +90,9 @@ def named_ids(body: dict[str, Any]) -> Named:
     older: list[str] = []
     fresh = True
     for turn in reversed(turns) if isinstance(turns, list) else ():
-        if not isinstance(turn, dict):
+        if not isinstance(turn, dict) or (
+            len(turn) == 2 and turn.get("role") == "user" and isinstance(turn.get("content"), str)
+        ):
             continue
         fresh = fresh and turn.get("role") != "assistant" and turn.get("type") != "function_call"
         (answered if fresh else older).extend(reversed(tool_ids(turn)))
@@ -107,7 +113,7 @@ def block_hashes(prompt: bytes, key: bytes, block_bytes: int) -> tuple[int, ...]
     return tuple(ids)
 
 
-def canonical(pieces: list[tuple[str, bytes, tuple[str, ...]]]) -> bytes:
+def canonical(pieces: list[Piece]) -> bytes:
     """A prompt as one byte string in which two prompts share a prefix exactly when their messages do."""
     return b"".join([b"\x00" + role.encode() + b"\x01" + text for role, text, _ in pieces])
 
@@ -117,16 +123,17 @@ def digest(text: bytes, key: bytes) -> str:
     return blake2b(text, digest_size=12, key=key).hexdigest()
 
 
-def _message(role: str, text: bytes, ids: tuple[str, ...], key: bytes) -> dict[str, Any]:
+def _message(piece: Piece, key: bytes) -> dict[str, Any]:
+    role, text, ids = piece
     row: dict[str, Any] = {"role": role, "length": len(text), "digest": digest(text, key)}
     if ids:
         row["tool_ids"] = list(ids)
     return row
 
 
-def _pieces(body: dict[str, Any]) -> list[tuple[str, bytes, tuple[str, ...]]]:
+def _pieces(body: dict[str, Any]) -> list[Piece]:
     """The prompt in order: (role, canonical bytes, tool ids named)."""
-    out: list[tuple[str, bytes, tuple[str, ...]]] = []
+    out: list[Piece] = []
     if body.get("tools"):
         out.append(("tools", _bytes(body["tools"]), ()))
     for name in ("system", "instructions"):
@@ -145,9 +152,12 @@ def _are_turns(items: list[Any]) -> bool:
     return bool(items) and all(isinstance(item, dict) for item in items)
 
 
-def _turn(turn: Any) -> tuple[str, bytes, tuple[str, ...]]:
+def _turn(turn: Any) -> Piece:
     if not isinstance(turn, dict):
         return ("other", _bytes(turn), ())
+    content = turn.get("content")
+    if isinstance(content, str) and len(turn) == 2 and isinstance(turn.get("role"), str):
+        return (turn["role"][:64], content.encode(), ())  # the usual message: a role and a text
     role = turn.get("role") or turn.get("type") or "other"
     rest = {k: v for k, v in turn.items() if k not in ("role", "content") and v is not None}
     content = _bytes(turn.get("content")) if turn.get("content") is not None else b""

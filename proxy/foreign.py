@@ -85,6 +85,9 @@ _ALL = (DYNAMO, CLAUDE_CODE, CODEX, OPENCODE, LITELLM, HELICONE, PORTKEY, LANGTR
 TAG_HEADERS = frozenset({"baggage", "traceparent", *(name for scheme in _ALL for name in scheme.headers())})
 """headers that may carry a tag and go on to the engine untouched"""
 
+_BODY_FIELDS = frozenset(
+    {"metadata", "nvext", "vllm_xargs", "program_id", "job_id", "conversation", "prompt_cache_key"}
+)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _OLD_USER_ID = re.compile(r"user_[0-9a-f]+_account_[0-9a-f-]*_session_([0-9a-f-]{36})\Z")
 
@@ -92,6 +95,8 @@ _OLD_USER_ID = re.compile(r"user_[0-9a-f]+_account_[0-9a-f-]*_session_([0-9a-f-]
 def read_tag(headers: Headers, body: Any) -> Tag | None:
     """The winning tag of one request, or None. `body` is the parsed JSON body, None where there is none."""
     fields = body if isinstance(body, dict) else {}
+    if not headers and _BODY_FIELDS.isdisjoint(fields):
+        return None
     for scheme in PRECEDENCE:
         tag = scheme(headers, fields)
         if tag is not None:

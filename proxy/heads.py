@@ -28,7 +28,7 @@ _HOP = (
     "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
     "upgrade http2-settings expect"
 )
-_DROPPED, _TAKEN, _NOTED = 0, 1, 2
+_PASSED, _DROPPED, _TAKEN, _NOTED = 0, 1, 2, 3
 _REQUEST: dict[bytes, int] = {
     **{name.encode(): _NOTED for name in TAG_HEADERS},
     **{name.encode(): _DROPPED for name in _HOP.split()},
@@ -39,6 +39,7 @@ _REQUEST: dict[bytes, int] = {
     ),
     **dict.fromkeys([b"authorization", b"x-api-key"], _TAKEN),
 }
+_SECRET = frozenset({b"authorization", b"x-api-key", b"cookie"})
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-api-key"})
 _REPLY_DROPPED = frozenset(n.encode() for n in _HOP.split() if n not in ("transfer-encoding", "trailer"))
 _DIGITS = re.compile(rb"[0-9]{1,18}\Z")
@@ -96,6 +97,22 @@ def new_request_id() -> str:
     return f"jg-{_ID_PREFIX}-{next(_COUNTER):x}"
 
 
+MAX_CACHED, MAX_CACHED_LINE = 4096, 128
+_PAIRS: dict[tuple[bytes, bytes], tuple[bytes, bytes, int]] = {}
+"""request header fields met before -> lower-case name, line, what to do with it; SDKs repeat most of theirs"""
+
+
+def _request_field(pair: tuple[bytes, bytes]) -> tuple[bytes, bytes, int]:
+    name, value = pair
+    low = name.lower()
+    known = (low, name + b": " + value + b"\r\n", _REQUEST.get(low, _PASSED))
+    if len(name) + len(value) <= MAX_CACHED_LINE and low not in _SECRET:
+        if len(_PAIRS) >= MAX_CACHED:
+            _PAIRS.clear()
+        _PAIRS[pair] = known
+    return known
+
+
 def read_request(
     method: bytes,
     target: bytes,
@@ -109,20 +126,19 @@ def read_request(
     lines: list[bytes] = []
     seen: dict[bytes, bytes] = {}
     size = len(target)
-    for name, value in headers:
-        low = name.lower()
-        size += len(name) + len(value) + 4
-        kind = _REQUEST.get(low)
-        if kind is None:
-            lines.append(name + b": " + value + b"\r\n")
+    for pair in headers:
+        low, line, noted = _PAIRS.get(pair) or _request_field(pair)
+        size += len(line)
+        if not noted:
+            lines.append(line)
             continue
-        if kind == _DROPPED:
+        if noted == _DROPPED:
             continue
         if low in seen and low in _SINGLE:
             return Refusal(400, "duplicate_header", f"{low.decode()} is given twice")
-        seen[low] = value
-        if kind == _NOTED:
-            lines.append(name + b": " + value + b"\r\n")
+        seen[low] = pair[1]
+        if noted == _NOTED:
+            lines.append(line)
     refusal = _check_head(target, version, seen, size, config)
     if refusal is not None:
         return refusal
@@ -268,15 +284,12 @@ def read_reply(raw: bytes) -> ReplyHead:
     lines: list[bytes] = []
     seen: dict[bytes, bytes] = {}
     for line in rest:
-        parts = _FIELD.match(line)
-        if parts is None:
-            raise FramingError("a reply header line is malformed")
-        name = parts[1].lower()
-        if name in (b"content-length", b"transfer-encoding") and name in seen:
+        name, value, kept = _LINES.get(line) or _reply_line(line)
+        if name in _FRAMING and name in seen:
             raise FramingError(f"the reply gives {name.decode()} twice")
-        seen[name] = parts[2]
-        if name not in _REPLY_DROPPED:
-            lines.append(line + b"\r\n")
+        seen[name] = value
+        if kept is not None:
+            lines.append(kept)
     length, chunked = _reply_framing(seen)
     connection = seen.get(b"connection", b"").lower()
     if connection not in (b"", b"keep-alive", b"close"):
@@ -292,6 +305,24 @@ def read_reply(raw: bytes) -> ReplyHead:
         encoded=seen.get(b"content-encoding", b"identity").lower() != b"identity",
         request_id=b"x-request-id" in seen,
     )
+
+
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+_LINES: dict[bytes, tuple[bytes, bytes, bytes | None]] = {}
+"""reply header lines met before -> name, value, the line to pass on; engines repeat most of theirs"""
+
+
+def _reply_line(line: bytes) -> tuple[bytes, bytes, bytes | None]:
+    parts = _FIELD.match(line)
+    if parts is None:
+        raise FramingError("a reply header line is malformed")
+    name = parts[1].lower()
+    known = (name, parts[2], None if name in _REPLY_DROPPED else line + b"\r\n")
+    if len(line) <= MAX_CACHED_LINE:
+        if len(_LINES) >= MAX_CACHED:
+            _LINES.clear()
+        _LINES[line] = known
+    return known
 
 
 def _reply_framing(seen: dict[bytes, bytes]) -> tuple[int | None, bool]:

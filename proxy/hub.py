@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.config import ProxyConfig, parse_target
 from proxy.exchange import Exchange
@@ -16,7 +16,6 @@ from proxy.gate import Gate
 from proxy.lineage import Lineage
 from proxy.page import Page
 from proxy.upstream import Pool
-from traces.records import RequestRecord
 from traces.seams import Connect, NowNs
 from traces.status import StatusPage
 
@@ -36,7 +35,7 @@ class Hub:
         *,
         now_ns: NowNs,
         connect: Connect,
-        write: Callable[[RequestRecord], None],
+        write: Callable[[dict[str, Any]], None],
         status: StatusPage | None,
         tls: ssl.SSLContext | None,
     ) -> None:
@@ -110,15 +109,15 @@ class Hub:
         self._loop.call_soon(self._record, exchange)
 
     def _record(self, exchange: Exchange) -> None:
-        record = exchange.record()
+        row = exchange.row()
         self.lineage.learn(
-            record.node_id or record.request_id, record.workflow_id, record.response_id, list(record.tool_call_ids)
+            row["node_id"] or row["request_id"], row["workflow_id"], row["response_id"], row["tool_call_ids"]
         )
         self.page.ended(exchange)
-        self.page.add("tokens_in", record.prompt_tokens or 0)
+        self.page.add("tokens_in", row["prompt_tokens"] or 0)
         self.in_flight -= 1
         self.page.set("in_flight", self.in_flight)
-        self._write(record)
+        self._write(row)
         if self.in_flight == 0:
             self._idle.set()
 

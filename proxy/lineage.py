@@ -8,6 +8,7 @@ May not know: sockets, clocks, bodies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -68,7 +69,7 @@ class Lineage:
                 out.append(Dep(maker.node, kind, provenance="recorded"))
         return tuple(out)
 
-    def learn(self, node: str, workflow: str | None, response: str | None, tools: list[str]) -> None:
+    def learn(self, node: str, workflow: str | None, response: str | None, tools: Sequence[str]) -> None:
         """A finished request, by the name that edges to it use."""
         maker = _Maker(node, workflow)
         for made in tools if response is None else (response, *tools):

@@ -12,10 +12,13 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from proxy.config import ProxyConfig
 from proxy.page import slot_names
@@ -72,7 +75,7 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
                 now_ns=time.monotonic_ns,
                 connect=loop.create_connection,  # type: ignore[arg-type]
                 serve=_serve(loop, config.reuse_port),
-                write=journal.put,
+                write_row=_serialised(journal),
                 status=page,
             )
         except UserError:
@@ -94,6 +97,11 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
     ticker.cancel()
     journal.close()
     _show(page, journal)
+
+
+def _serialised(journal: QueuedWriter) -> Callable[[Any], None]:
+    """Rows are turned to bytes here and now (a few us): the journal's thread would hold the GIL for whole batches."""
+    return lambda row: journal.put(orjson.Fragment(orjson.dumps(row)))
 
 
 def _serve(loop: asyncio.AbstractEventLoop, reuse_port: bool) -> Any:

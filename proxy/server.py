@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import Any
 
 from proxy.config import ProxyConfig, check, parse_target
 from proxy.front import Front
 from proxy.hub import Hub
 from traces.errors import UserError
-from traces.records import RequestRecord
+from traces.records import RequestRecord, from_row
 from traces.seams import Connect, NowNs, Serve
 from traces.status import StatusPage
 
@@ -75,13 +76,17 @@ async def start(
     now_ns: NowNs,
     connect: Connect,
     serve: Serve,
-    write: Callable[[RequestRecord], None],
+    write: Callable[[RequestRecord], None] | None = None,
+    write_row: Callable[[dict[str, Any]], None] | None = None,
     status: StatusPage | None = None,
 ) -> RunningProxy:
-    """Listen on host:port (0: any free port). UserError when the configuration or the port cannot be used."""
+    """Listen on host:port (0: any free port). UserError when the configuration or the port cannot be used.
+
+    Records go to `write`, or, cheaper, as their journal rows to `write_row`.
+    """
     check(config, host)
     tls = _upstream_tls(config) if any(parse_target(url).tls for url in config.upstreams) else None
-    hub = Hub(config, now_ns=now_ns, connect=connect, write=write, status=status, tls=tls)
+    hub = Hub(config, now_ns=now_ns, connect=connect, write=write_row or _as_records(write), status=status, tls=tls)
     try:
         if config.tls_cert is not None:
             server = await serve(lambda: Front(hub), host, port, ssl=_front_tls(config))
@@ -91,6 +96,13 @@ async def start(
         why = error.strerror or str(error)
         raise UserError(f"--listen {host}:{port}: {why}; choose another address or port") from error
     return RunningProxy(hub, server, _port(server, port))
+
+
+def _as_records(write: Callable[[RequestRecord], None] | None) -> Callable[[dict[str, Any]], None]:
+    if write is None:
+        raise TypeError("start() needs write or write_row")
+    take = write
+    return lambda row: take(from_row(RequestRecord, row))
 
 
 def _port(server: asyncio.AbstractServer, asked: int) -> int:
