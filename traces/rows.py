@@ -24,7 +24,8 @@ from traces.workflow import (
 )
 
 _MS = 1_000_000
-_MAX_MS = 2**53
+_MAX_MS = 4_000_000_000_000
+"""127 years: in ns it still fits 64 bits, with room for a sum."""
 _MAX_TOKENS = 2**31
 _SHOWN = 60
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
-from traces.importers.base import MS, Head, Imported, ImportOptions, Notes, json_rows, whole
+from traces.importers.base import MAX_S, MS, Head, Imported, ImportOptions, Notes, block_ids, json_rows, whole
 from traces.importers.link import Dense, Keyed, gather
 from traces.quantum import block_rule, time_quantum_ms
 from traces.rows import Where
@@ -52,6 +52,7 @@ class _Groups:
         self._up: dict[tuple[str, str], tuple[str, str]] = {}
         self.session: dict[str, str | None] = {}
         self.spawned: set[tuple[str, str]] = set()
+        self.wide = False
         self.pairs: set[tuple[int, int]] = set()
         self.stamps: list[int] = []
         for where, row in json_rows(path):
@@ -71,8 +72,9 @@ class _Groups:
         for on in _names(where, row, "wait_for"):
             self._join(("request", name), ("request", on))
         self.spawned |= {(name, child) for child in _names(where, row, "branches")}
-        if row.get("hash_ids"):
-            self.pairs.add((whole(where, "input_length", row.get("input_length")), len(row["hash_ids"])))
+        if blocks := block_ids(where, row, "hash_ids"):
+            self.wide |= max(blocks) >= 2**63
+            self.pairs.add((whole(where, "input_length", row.get("input_length")), len(blocks)))
         if row.get("timestamp") is not None and not row.get("wait_for"):
             self.stamps.append(milliseconds_ns(where, "timestamp", row["timestamp"]))
 
@@ -99,8 +101,8 @@ def text(where: Where, name: str, value: object) -> str:
 
 def milliseconds_ns(where: Where, name: str, value: object) -> int:
     """Milliseconds as ns."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**53:
-        raise UserError(where.fault(name, value, "give milliseconds, a number of at least 0"))
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < MAX_S * 1000:
+        raise UserError(where.fault(name, value, f"give milliseconds, a number from 0 to {MAX_S * 1000}"))
     return value * MS if isinstance(value, int) else round(value * MS)
 
 
@@ -118,11 +120,10 @@ def _workflows(path: Path, groups: _Groups, notes: Notes) -> Iterator[Workflow]:
             yield Keyed(groups.root(("request", str(row["request_id"]))), root, (where, row))
 
     dense = Dense()
-    wide = any(type(b) is not int or b >= 2**63 for _, row in json_rows(path) for b in row.get("hash_ids") or ())
     for group in gather(rows(), rows()):
         row = group[0][1]
         key = groups.root(("request", str(row["request_id"])))
-        nodes = tuple(_node(w, r, key[1], groups, dense if wide else None, notes) for w, r in group)
+        nodes = tuple(_node(w, r, key[1], groups, dense if groups.wide else None, notes) for w, r in group)
         yield Workflow(key[1], nodes, str(row.get("class") or "agentic"))
 
 
@@ -136,7 +137,7 @@ def _node(where: Where, row: dict[str, Any], name: str, groups: _Groups, dense: 
     tool = milliseconds_ns(where, "tool_wait_ms", row.get("tool_wait_ms") or 0)
     if row.get("output_token_ids"):
         notes.count("output_token_ids of a row are dropped")
-    own, blocks = str(row["request_id"]), row.get("hash_ids")
+    own, blocks = str(row["request_id"]), block_ids(where, row, "hash_ids")
     return Node(
         name,
         _plain(own, row),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
-from traces.importers.base import Head, Imported, ImportOptions, Notes, json_rows, seconds_ns, whole
+from traces.importers.base import Head, Imported, ImportOptions, Notes, block_ids, json_rows, seconds_ns, whole
 from traces.importers.link import Keyed, gather
 from traces.quantum import block_rule
 from traces.rows import Where
@@ -58,8 +58,8 @@ def _scan(path: Path, notes: Notes) -> tuple[dict[int, int], set[tuple[int, int]
         if parent >= 0 and parent not in roots:
             notes.count("a turn's parent lies outside the file: it starts a workflow of its own")
         roots[chat] = roots.get(parent, chat)
-        if row.get("hash_ids"):
-            pairs.add((whole(where, "input_length", row.get("input_length")), len(row["hash_ids"])))
+        if blocks := block_ids(where, row, "hash_ids"):
+            pairs.add((whole(where, "input_length", row.get("input_length")), len(blocks)))
     before: dict[Any, Any] = {}
     chained = True
     for _, row in islice(json_rows(path), _LOOK):
@@ -89,9 +89,7 @@ def _workflows(path: Path, roots: dict[int, int]) -> Iterator[Workflow]:
 
 def _node(where: Where, row: dict[str, Any], roots: dict[int, int]) -> Node:
     chat, parent = _ids(where, row)
-    blocks = row.get("hash_ids")
-    if blocks is not None and not (isinstance(blocks, list) and all(type(b) is int and b >= 0 for b in blocks)):
-        raise UserError(where.fault("hash_ids", blocks, "give a list of whole numbers"))
+    blocks = block_ids(where, row, "hash_ids")
     known = parent in roots
     root = str(roots[chat])
     return Node(

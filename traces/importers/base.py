@@ -25,6 +25,8 @@ from traces.workflow import Manifest, Workflow
 
 MAX_DOCUMENT = 1 << 30
 """Largest single JSON document read, bytes (it has to be in memory whole)."""
+MAX_S = 4_000_000_000
+"""Largest time read, seconds: in ns it fits 64 bits with room for a sum."""
 MS = 1_000_000
 S = 1_000_000_000
 
@@ -122,8 +124,7 @@ class Head:
         """Column names when the first line looks like the header of a CSV file, else empty."""
         if not self.lines or self.lines[0][:1] in (b"{", b"["):
             return []
-        text = self.lines[0].decode("utf-8-sig", "replace").strip()
-        return [name.strip() for name in next(csv.reader([text]), [])]
+        return header_of(self.lines[0])
 
     @cached_property
     def row(self) -> dict[str, Any]:
@@ -190,11 +191,19 @@ def json_rows(path: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
         yield Where(name, line, row), value
 
 
+def header_of(line: bytes) -> list[str]:
+    """Column names of a header line, empty when it is no CSV."""
+    try:
+        return [name.strip() for name in next(csv.reader([line.decode("utf-8-sig", "replace").strip()]), [])]
+    except csv.Error:
+        return []
+
+
 def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[Where, dict[str, str]]]:
     """The rows of a CSV file as name -> text. UserError when a column is missing or a row is short."""
     lines = raw_lines(path)
-    first = next(lines, (1, b""))[1].decode("utf-8-sig", "replace")
-    header = [name.strip() for name in next(csv.reader([first.strip()]), [])]
+    first = next(lines, (1, b""))[1]
+    header = header_of(first)
     missing = [name for name in columns if name not in header]
     if missing:
         raise UserError(
@@ -208,11 +217,18 @@ def csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[Where, dict
             where[0] = line
             yield text.decode("utf-8", "replace")
 
-    for row, values in enumerate(csv.reader(texts()), 1):
+    for row, values in enumerate(_cells(path, texts(), where), 1):
         place = Where(str(path), where[0], row)
         if len(values) != len(header):
             raise UserError(place.fault("row", ",".join(values), f"give {len(header)} values, as the header has"))
         yield place, dict(zip(header, values, strict=True))
+
+
+def _cells(path: Path, texts: Iterator[str], where: list[int]) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(texts)
+    except csv.Error as error:
+        raise UserError(f"{path}:{where[0]}: not a CSV row ({error}); mend or remove the line") from error
 
 
 def whole(where: Where, name: str, value: object, at_least: int = 0) -> int:
@@ -226,16 +242,44 @@ def whole(where: Where, name: str, value: object, at_least: int = 0) -> int:
     raise UserError(where.fault(name, value, f"give a whole number of at least {at_least}"))
 
 
+def an_object(where: Where, holder: dict[str, Any], name: str) -> dict[str, Any]:
+    """An object inside another; absent or null is an empty one. UserError when it is something else."""
+    value = holder.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(where.fault(name, value, "give an object"))
+    return value
+
+
+def objects(where: Where, holder: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """A list of objects inside an object; absent or null is an empty one. UserError when it is something else."""
+    value = holder.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
+        raise UserError(where.fault(name, value, "give a list of objects"))
+    return value
+
+
+def block_ids(where: Where, holder: dict[str, Any], name: str) -> list[int] | None:
+    """A list of block ids (whole numbers of any width) inside an object, None when absent. UserError otherwise."""
+    value = holder.get(name)
+    if value is not None and not (isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)):
+        raise UserError(where.fault(name, value, "give a list of whole numbers of at least 0"))
+    return value
+
+
 def seconds_ns(where: Where, name: str, value: object) -> int:
     """Seconds from text or JSON as ns, digits beyond the point kept exactly. UserError when not a number >= 0."""
     text = str(value).strip()
     head, _, tail = text.partition(".")
-    if head.isdigit() and (tail == "" or tail.isdigit()):
+    if head.isdigit() and len(head) < 10 and (tail == "" or tail.isdigit()):
         return int(head) * S + int((tail + "000000000")[:9])
     try:
         number = float(text)
     except ValueError:
         number = -1.0
-    if isinstance(value, bool) or not 0 <= number < 2**53:
-        raise UserError(where.fault(name, value, "give seconds, a number of at least 0"))
+    if isinstance(value, bool) or not 0 <= number < MAX_S:
+        raise UserError(where.fault(name, value, f"give seconds, a number from 0 to {MAX_S}"))
     return round(number * S)

@@ -30,7 +30,8 @@ class Turn:
 def size_of(message: dict[str, Any]) -> int:
     """Estimated tokens of a message: its text and its tool calls."""
     text = words(message.get("content")) + words(message.get("reasoning_content"))
-    for call in message.get("tool_calls") or ():
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
         function = call.get("function", call) if isinstance(call, dict) else {}
         text += words(function.get("name")) + words(function.get("arguments")) if isinstance(function, dict) else ""
     return estimate_tokens(text)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.importers.agentic import milliseconds_ns, text
-from traces.importers.base import Head, Imported, ImportOptions, Notes, json_rows, whole
+from traces.importers.base import Head, Imported, ImportOptions, Notes, an_object, block_ids, json_rows, objects, whole
 from traces.importers.link import Dense, Links, Unique, settle
 from traces.rows import Where
 from traces.workflow import Dep, Manifest, Node, Workflow
@@ -59,7 +59,7 @@ class _Reader:
 
     def take(self, where: Where, row: dict[str, Any]) -> None:
         """One record."""
-        context = row.get("agent_context") or {}
+        context = an_object(where, row, "agent_context")
         session = str(context.get("session_id") or row.get("session_id") or f"row{where.row}")
         if context.get("parent_session_id"):
             self._parent[session] = str(context["parent_session_id"])
@@ -74,15 +74,15 @@ class _Reader:
                 self.notes.count(f"a record of type {other!r} is left out")
 
     def _request(self, where: Where, row: dict[str, Any], session: str) -> tuple[Node, list[str]]:
-        got = row.get("request") or {}
+        got = an_object(where, row, "request")
         arrival = milliseconds_ns(where, "request_received_ms", got.get("request_received_ms"))
         took = got.get("total_time_ms")
         end = arrival + milliseconds_ns(where, "total_time_ms", took) if took is not None else None
         if end is None and row.get("event_time_unix_ms") is not None:
             end = milliseconds_ns(where, "event_time_unix_ms", row["event_time_unix_ms"])
-        first, replay = got.get("ttft_ms"), got.get("replay") or {}
-        finish = got.get("finish_reason_metadata") or {}
-        hashes = replay.get("input_sequence_hashes")
+        first, replay = got.get("ttft_ms"), an_object(where, got, "replay")
+        finish = an_object(where, got, "finish_reason_metadata")
+        hashes = block_ids(where, replay, "input_sequence_hashes")
         if hashes is not None and replay.get("trace_block_size"):
             size = whole(where, "trace_block_size", replay["trace_block_size"], 1)
             self.sizes[size] = self.sizes.get(size, 0) + 1
@@ -105,10 +105,10 @@ class _Reader:
             t_end_ns=end,
             attrs={k: got[k] for k in _KEPT if got.get(k) is not None},
         )
-        return node, [str(c.get("id")) for c in finish.get("tool_calls") or ()]
+        return node, [str(c.get("id")) for c in objects(where, finish, "tool_calls")]
 
     def _tool(self, where: Where, row: dict[str, Any], session: str) -> None:
-        tool = row.get("tool") or {}
+        tool = an_object(where, row, "tool")
         if tool.get("started_at_unix_ms") is None:
             self.notes.count("a tool record without a start is left out")
             return
@@ -125,7 +125,7 @@ class _Reader:
             agent_id=session,
             kind="tool",
             status="error" if row.get("event_type") in _FAILED else "ok",
-            t_end_ns=milliseconds_ns(where, "ended_at_unix_ms", end) if end is not None else None,
+            t_end_ns=max(start, milliseconds_ns(where, "ended_at_unix_ms", end)) if end is not None else None,
             attrs={"tool_call_id": name, **({"tool_name": tool["tool_class"]} if tool.get("tool_class") else {})},
         )
         self._tools.setdefault(session, []).append(node)

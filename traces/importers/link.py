@@ -17,6 +17,7 @@ from traces.importers.base import Notes
 from traces.workflow import Dep, Node
 
 _NEAR_NS = 3_000_000_000
+LATER = "an edge is dropped: its source arrived after the child"
 OVERLAP = "an edge does not block: the child arrived before what it depends on had ended; it keeps its recorded arrival"
 NO_END = "an edge does not block: its source has no end time; the child keeps its recorded arrival"
 
@@ -29,10 +30,14 @@ def settle(nodes: Iterable[Node], notes: Notes) -> tuple[Node, ...]:
     """
     ordered = sorted(nodes, key=lambda n: n.arrival_ns)
     by_id = {n.request_id: n for n in ordered}
+    place = {n.request_id: index for index, n in enumerate(ordered)}
     out = []
     for node in ordered:
         deps, latest = [], None
         for dep in node.deps:
+            if place[dep.on] >= place[node.request_id]:  # would close a cycle sooner or later
+                notes.count(LATER)
+                continue
             if dep.blocking:
                 at = _anchor(by_id[dep.on], dep)
                 if at is None or at > node.arrival_ns:

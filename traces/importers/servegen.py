@@ -6,7 +6,6 @@ Not rows but a generator: <client>-trace.csv (windows of rate, CV, pattern, shap
 
 from __future__ import annotations
 
-import csv
 import heapq
 import random
 from bisect import bisect_right
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
-from traces.importers.base import Head, Imported, ImportOptions, Notes, S, document
+from traces.importers.base import Head, Imported, ImportOptions, Notes, S, document, header_of
 from traces.rows import Where
 from traces.trace import raw_lines
 from traces.workflow import Manifest, Node, Workflow
@@ -134,7 +133,7 @@ def _draw(histogram: _Histogram, rng: random.Random) -> int:
 
 def _windows(path: Path) -> Iterator[_Window]:
     for number, line in raw_lines(path):
-        cells = next(csv.reader([line.decode("utf-8", "replace").strip()]), [])
+        cells = header_of(line)
         where = Where(str(path), number, number)
         if len(cells) != 6:
             raise UserError(where.fault("row", ",".join(cells), "give start,rate,cv,pattern,shape,scale"))

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from traces.errors import UserError
+from traces.importers.base import an_object, objects
 from traces.importers.link import words
 from traces.importers.tracelab import iso_ns
 from traces.rows import Where
@@ -47,6 +48,7 @@ class Span:
         """llm, tool, agent, or None for spans that are none of these."""
         inference = str(self.attributes.get("openinference.span.kind") or "").upper()
         operation = self.attributes.get("gen_ai.operation.name")
+        operation = operation if operation is None else str(operation)
         if operation == "execute_tool" or inference == "TOOL":
             return "tool"
         if operation in _LLM_OPERATIONS or inference == "LLM":
@@ -58,18 +60,11 @@ class Span:
 
 def of_otlp(where: Where, document: dict[str, Any]) -> Iterator[Span]:
     """The spans of one OTLP/JSON object {resourceSpans: ...}."""
-    for block in _list(where, document, "resourceSpans"):
-        resource = attributes(block.get("resource") or {})
-        for scope in _list(where, block, "scopeSpans"):
-            for raw in _list(where, scope, "spans"):
+    for block in objects(where, document, "resourceSpans"):
+        resource = attributes(where, an_object(where, block, "resource"))
+        for scope in objects(where, block, "scopeSpans"):
+            for raw in objects(where, scope, "spans"):
                 yield _otlp_span(where, raw, resource)
-
-
-def _list(where: Where, holder: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    value = holder.get(name) or []
-    if not isinstance(value, list) or not all(isinstance(v, dict) for v in value):
-        raise UserError(where.fault(name, value, "give a list of objects"))
-    return value
 
 
 def _otlp_span(where: Where, raw: dict[str, Any], resource: dict[str, Any]) -> Span:
@@ -82,10 +77,10 @@ def _otlp_span(where: Where, raw: dict[str, Any], resource: dict[str, Any]) -> S
         str(raw.get("name") or ""),
         start,
         max(start, _nano(where, raw, "endTimeUnixNano")),
-        attributes(raw),
+        attributes(where, raw),
         tuple(
-            {"trace_id": link.get("traceId"), "span_id": link.get("spanId"), "attributes": attributes(link)}
-            for link in _list(where, raw, "links")
+            {"trace_id": link.get("traceId"), "span_id": link.get("spanId"), "attributes": attributes(where, link)}
+            for link in objects(where, raw, "links")
         ),
         (raw.get("status") or {}).get("code") in (2, "STATUS_CODE_ERROR"),
         resource,
@@ -100,28 +95,31 @@ def _nano(where: Where, raw: dict[str, Any], name: str) -> int:
     return int(value)
 
 
-def attributes(holder: dict[str, Any]) -> dict[str, Any]:
+def attributes(where: Where, holder: dict[str, Any]) -> dict[str, Any]:
     """OTLP's list of {key, value: {stringValue|...}} as a plain dict."""
-    found = holder.get("attributes") or []
-    return {str(a["key"]): _value(a.get("value")) for a in found if isinstance(a, dict) and "key" in a}
+    found = objects(where, holder, "attributes")
+    return {str(a["key"]): _value(where, str(a["key"]), a.get("value")) for a in found if "key" in a}
 
 
-def _value(value: Any) -> Any:
+def _value(where: Where, key: str, value: Any) -> Any:
     if not isinstance(value, dict) or not value:
-        return value
+        raise UserError(where.fault(key, value, "give {stringValue|intValue|...: ...}"))
     name, inner = next(iter(value.items()))
-    if name == "intValue":
-        return int(inner)
-    if name == "arrayValue":
-        return [_value(v) for v in (inner or {}).get("values") or ()]
-    if name == "kvlistValue":
-        return {str(v["key"]): _value(v.get("value")) for v in (inner or {}).get("values") or ()}
+    match name:
+        case "intValue":
+            if isinstance(inner, bool) or not re.fullmatch(r"-?\d{1,19}", str(inner)):
+                raise UserError(where.fault(key, inner, "give a whole number of at most 64 bits"))
+            return int(inner)
+        case "arrayValue":
+            return [_value(where, key, v) for v in objects(where, {key: (inner or {}).get("values")}, key)]
+        case "kvlistValue":
+            return attributes(where, {"attributes": (inner or {}).get("values")})
     return inner
 
 
 def of_flat(where: Where, document: dict[str, Any]) -> Iterator[Span]:
     """The spans of one flat object {trace_id, spans: [{span_id, start_time, attributes, ...}]}."""
-    for raw in _list(where, document, "spans"):
+    for raw in objects(where, document, "spans"):
         held = raw.get("attributes")
         if not isinstance(held, dict):
             raise UserError(where.fault("attributes", held, "give an object"))
@@ -138,7 +136,7 @@ def of_flat(where: Where, document: dict[str, Any]) -> Iterator[Span]:
             max(start, iso_ns(where, "end_time", raw.get("end_time"))),
             held,
             failed=code in (2, "ERROR", "STATUS_CODE_ERROR"),
-            resource=raw.get("resource_attributes") or {},
+            resource=an_object(where, raw, "resource_attributes"),
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
-from traces.importers.base import Head, Imported, ImportOptions, Notes, document, seconds_ns
+from traces.importers.base import Head, Imported, ImportOptions, Notes, document, objects, seconds_ns
 from traces.importers.dialogue import Turn, conversation
 from traces.rows import Where
 from traces.workflow import Manifest, Workflow
@@ -74,9 +74,9 @@ def _turns(where: Where, value: dict[str, Any], notes: Notes) -> Iterator[Turn]:
             )
         ]
         yield Turn({"role": "user", "content": ""})
-    steps = value.get("trajectory") or []
+    steps = objects(where, value, "trajectory")
     replies = sum(1 for m in history if isinstance(m, dict) and m.get("role") == "assistant" and not m.get("is_demo"))
-    if replies and len(steps) == replies + 1 and isinstance(steps[-1], dict):  # the last reply is only there
+    if replies and len(steps) == replies + 1:  # the last reply is only there
         history = [*history, {"role": "assistant", "content": steps[-1].get("response") or ""}]
     waiting, step = 0, 0
     for raw in history:

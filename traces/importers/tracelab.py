@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
-from traces.importers.base import Head, Imported, ImportOptions, Notes, json_rows, whole
+from traces.importers.base import Head, Imported, ImportOptions, Notes, json_rows, objects, whole
 from traces.importers.link import Keyed, Links, Unique, gather, settle
 from traces.rows import Where
 from traces.workflow import Dep, Manifest, Node, Workflow
@@ -84,7 +84,7 @@ def _session(group: list[Any], first: int, notes: Notes) -> tuple[Node, ...]:
         call = _call(where, row, times, name, unique, first)
         _answers(row, call, tools, links)
         calls.append(call)
-        for tool in row.get("tools") or ():
+        for tool in objects(where, row, "tools"):
             node = _tool(where, tool, name, unique, first, notes)
             if node is not None:
                 # emitted while the reply still streams: the tool waits for the call's start, its own delay says when

@@ -12,7 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
-from traces.importers.base import MS, Head, Imported, ImportOptions, Notes, document, json_rows, seconds_ns, whole
+from traces.importers.base import (
+    MS,
+    Head,
+    Imported,
+    ImportOptions,
+    Notes,
+    block_ids,
+    document,
+    json_rows,
+    objects,
+    seconds_ns,
+    whole,
+)
 from traces.importers.link import Links, settle
 from traces.rows import Where
 from traces.workflow import Manifest, Node, Workflow
@@ -97,7 +109,7 @@ class _Session:
             self.notes.count("a sub-agent has no duration: taken as starting at its stated time")
             duration = 0
         begin = max(0, done - round(seconds_ns(self.where, "duration_ms", duration) / 1000))
-        inner = self.agent(entry.get("requests") or [], name, parent, begin)
+        inner = self.agent(objects(self.where, entry, "requests"), name, parent, begin)
         if inner and calls:
             self.links.spawn_and_join(calls, inner, _SLACK_NS)
 
@@ -106,9 +118,7 @@ class _Session:
         arrival = start_ns + seconds_ns(where, "t", entry.get("t"))
         took, first = entry.get("api_time"), entry.get("ttft")
         kept = {k: entry[k] for k in ("t", "think_time", "input_types", "output_types") if entry.get(k) is not None}
-        blocks = entry.get("hash_ids")
-        if blocks is not None and not (isinstance(blocks, list) and all(type(b) is int and b >= 0 for b in blocks)):
-            raise UserError(where.fault("hash_ids", blocks, "give a list of whole numbers"))
+        blocks = block_ids(where, entry, "hash_ids")
         return Node(
             self.name,
             name,

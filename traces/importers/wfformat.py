@@ -15,7 +15,7 @@ import orjson
 
 from traces.errors import UserError
 from traces.graph import find_cycle, topological
-from traces.importers.base import Head, Imported, ImportOptions, Notes, document, seconds_ns
+from traces.importers.base import Head, Imported, ImportOptions, Notes, an_object, document, objects, seconds_ns
 from traces.importers.link import Unique
 from traces.rows import Where, parse_manifest, parse_row
 from traces.workflow import Dep, Manifest, Node, Workflow
@@ -73,9 +73,7 @@ def _tasks(where: Where, held: dict[str, Any]) -> tuple[list[dict[str, Any]], di
     tasks = split.get("tasks") if isinstance(split, dict) else held.get("tasks", held.get("jobs"))
     if not isinstance(tasks, list) or not all(isinstance(t, dict) for t in tasks):
         raise UserError(where.fault("tasks", tasks, "give a list of tasks"))
-    run = held.get("execution")
-    ran = run.get("tasks") if isinstance(run, dict) else tasks
-    ran = [t for t in ran or [] if isinstance(t, dict)]
+    ran = objects(where, an_object(where, held, "execution"), "tasks") if "execution" in held else tasks
     return tasks, {str(t.get("id", t.get("name"))): t for t in ran}
 
 
@@ -88,7 +86,7 @@ def _nodes(where: Where, held: dict[str, Any], name: str, notes: Notes) -> tuple
     if tasks and all(n is not None for n in ours):
         return tuple(replace(n, workflow_id=name) for n in ours if n is not None)
     notes.say("the format has no start times: each task is taken to start when its parents have ended")
-    sizes = _sizes(held)
+    sizes = _sizes(where, held)
     nodes = [_node(where, t, ran, name, ids, wrote, sizes, notes) for t in tasks]
     if len({n.request_id for n in nodes}) != len(nodes):
         raise UserError(where.fault("tasks.id", "(twice)", "give every task an id of its own"))
@@ -129,7 +127,10 @@ def _node(
         notes.count("energyInKWh of a task is dropped: energy belongs to a run, not to a trace")
     reads, writes = _names(task, "inputFiles", "input"), _names(task, "outputFiles", "output")
     deps: dict[str, Dep] = {}
-    for parent in task.get("parents") or ():
+    parents = task.get("parents") or []
+    if not isinstance(parents, list):
+        raise UserError(where.fault("tasks.parents", parents, "give a list of task ids"))
+    for parent in parents:
         on = ids.get(str(parent))
         if on is None:
             notes.count("a parent is no task of its workflow: that edge is dropped")
@@ -172,10 +173,9 @@ def _names(task: dict[str, Any], field: str, link: str) -> list[str]:
     ]
 
 
-def _sizes(held: dict[str, Any]) -> dict[str, Any]:
-    split = held.get("specification")
-    files = split.get("files") if isinstance(split, dict) else None
-    return {str(f.get("id")): f.get("sizeInBytes") for f in files or () if isinstance(f, dict)}
+def _sizes(where: Where, held: dict[str, Any]) -> dict[str, Any]:
+    files = objects(where, an_object(where, held, "specification"), "files")
+    return {str(f.get("id")): f.get("sizeInBytes") for f in files}
 
 
 def _ours(where: Where, run: dict[str, Any]) -> Node | None:
