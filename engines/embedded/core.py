@@ -28,11 +28,7 @@ class EngineCore:
     """One replica. Order of calls: add/abort at any time; schedule -> complete, one step in flight at most."""
 
     def __init__(self, profile: Profile, limits: Limits, replica: int = 0) -> None:
-        if limits.max_num_batched_tokens < limits.max_num_seqs:
-            raise UserError(
-                f"max_num_batched_tokens ({limits.max_num_batched_tokens}) is below max_num_seqs "
-                f"({limits.max_num_seqs}): every running sequence needs a token per step; raise the first"
-            )
+        _check(limits)
         self.profile, self.limits, self.replica = profile, limits, replica
         blocks = limits.kv_blocks or profile.kv_blocks(limits.block_size, limits.tensor_parallel_size)
         self.kv = BlockPool(blocks, prefix_caching=limits.enable_prefix_caching)
@@ -394,4 +390,20 @@ class EngineCore:
             cached_tokens=sum(seq.cached_tokens for seq in firsts),
             preempted=step.preempted,
             engine=self.replica,
+        )
+
+
+def _check(limits: Limits) -> None:
+    """UserError names the first launch setting that no engine can run with."""
+    for name in ("max_num_seqs", "max_model_len", "block_size", "tensor_parallel_size", "replicas"):
+        if getattr(limits, name) < 1:
+            raise UserError(f"{name} is {getattr(limits, name)}; give at least 1")
+    for name in ("kv_blocks", "power_cap_w"):
+        value = getattr(limits, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; give at least 1, or leave it out")
+    if limits.max_num_batched_tokens < limits.max_num_seqs:
+        raise UserError(
+            f"max_num_batched_tokens ({limits.max_num_batched_tokens}) is below max_num_seqs "
+            f"({limits.max_num_seqs}): every running sequence needs a token per step; raise the first"
         )
