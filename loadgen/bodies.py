@@ -28,7 +28,7 @@ class Output:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Body:
     """One request without its head."""
 

@@ -25,7 +25,7 @@ VOCAB = (1_000, 31_000)
 CACHE_BYTES = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segment:
     """A run of tokens: the first `tokens` of the stream that `key` names. shared: worth keeping rendered."""
 

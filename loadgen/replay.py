@@ -20,14 +20,14 @@ from engines import dialects
 from engines.http1 import Connection, Pool
 from loadgen.arrivals import arrival_ns
 from loadgen.bodies import Bodies, Output, Outputs
-from loadgen.client import Exchange, Heads, wire_id
+from loadgen.client import Exchange, Heads, Row, base_row, wire_id
 from loadgen.tally import Bounds, ReplayTotals, Tally
 from loadgen.target import Target
 from loadgen.walk import Ready, Walk
-from traces.records import DispatchRecord, Outcome
+from traces.records import Outcome
 from traces.seams import Connect, NowNs, SleepUntil
 from traces.status import StatusPage
-from traces.workflow import Manifest, Node, Workflow, dep_row
+from traces.workflow import Manifest, Node, Workflow
 
 _S = 1_000_000_000
 _LAG_EVERY_NS = _S // 4
@@ -68,14 +68,14 @@ async def replay(
     now_ns: NowNs,
     sleep_until: SleepUntil,
     connect: Connect,
-    write: Callable[[DispatchRecord], None],
+    write: Callable[[Row], None],
     status: StatusPage | None = None,
     stop: asyncio.Event | None = None,
     options: ReplayOptions | None = None,
 ) -> ReplayTotals:
     """Replay workflows (sorted by arrival, see loadgen.arrivals.plan) against a target.
 
-    t0_ns: the instant of trace time 0 on the axis of now_ns. write: takes one record per node, at its end.
+    t0_ns: the instant of trace time 0 on the axis of now_ns. write: takes one dispatch row (dict) per node, at its end.
     stop: once set nothing more is sent; what is in flight may finish within options.drain_ns. UserError on bad input.
     """
     options = options or ReplayOptions()
@@ -114,7 +114,7 @@ class _Shell:
         pool: Pool,
         now_ns: NowNs,
         sleep_until: SleepUntil,
-        write: Callable[[DispatchRecord], None],
+        write: Callable[[Row], None],
         tally: Tally,
         options: ReplayOptions,
     ) -> None:
@@ -259,7 +259,7 @@ class _Shell:
     def _wire(self, node: Node) -> str:
         return wire_id(self._options.salt, node)
 
-    def _record(self, record: DispatchRecord) -> None:
+    def _record(self, record: Row) -> None:
         self.tally.ended(record)
         self._write(record)
 
@@ -365,12 +365,14 @@ class _Shell:
         self._record(record)
         if exchange.outcome == "ok":
             if self._options.outputs == "live" and exchange.observer is not None:
-                tokens = record.completion_tokens
+                tokens = record.get("completion_tokens")
                 text = exchange.observer.text or ""
-                run.outputs[record.request_id] = Output(text, exchange.node.output_length if tokens is None else tokens)
-            self._ended(run, exchange.node, record.t_end_ns)
+                run.outputs[exchange.node.request_id] = Output(
+                    text, exchange.node.output_length if tokens is None else tokens
+                )
+            self._ended(run, exchange.node, exchange.end_ns)
         else:
-            self._failed(run, exchange.node, record.t_end_ns)
+            self._failed(run, exchange.node, exchange.end_ns)
 
     def _fail(self, run: _Run, node: Node, due_ns: int, outcome: Outcome, why: str) -> None:
         now = self._now_ns()
@@ -429,27 +431,14 @@ class _Shell:
                 oldest.give_up("timeout", f"no complete reply within {allowance / 1e9:g} s", now)
 
 
-def unsent(
-    node: Node, class_name: str, wire: str, outcome: Outcome, why: str | None, due_ns: int, end_ns: int
-) -> DispatchRecord:
-    """The record of a node that put nothing on the wire: skipped, or a tool call that only takes time."""
-    return DispatchRecord(
-        request_id=node.request_id,
-        workflow_id=node.workflow_id,
-        wire_id=wire,
-        outcome=outcome,
-        due_ns=due_ns,
-        t_end_ns=end_ns,
-        class_name=class_name,
-        agent_id=node.agent_id,
-        kind=node.kind,
-        deps=tuple(dep_row(d) for d in node.deps),
-        delay_ns=node.delay_ns,
-        error=why,
-        t_sent_ns=due_ns if outcome == "ok" else None,
-        planned_input_tokens=node.input_length,
-        planned_output_tokens=node.output_length,
-    )
+def unsent(node: Node, class_name: str, wire: str, outcome: Outcome, why: str | None, due_ns: int, end_ns: int) -> Row:
+    """The row of a node that put nothing on the wire: skipped, or a tool call that only takes time."""
+    row = base_row(node, class_name, wire, outcome, due_ns, end_ns)
+    if why is not None:
+        row["error"] = why
+    if outcome == "ok":
+        row["t_sent_ns"] = due_ns
+    return row
 
 
 def chosen(wire: str, share: float) -> bool:

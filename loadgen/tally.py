@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
-from traces.records import DispatchRecord
 from traces.status import HISTOGRAM_BUCKETS, StatusPage, bucket, histogram_names, percentile_ns
 
 COUNTERS = (
@@ -140,27 +140,31 @@ class Tally:
         if self._page is not None:
             self._page.slots[self._histogram["lateness"] + slot] += 1
 
-    def ended(self, record: DispatchRecord) -> None:
-        """One node's record is complete."""
+    def ended(self, row: dict[str, Any]) -> None:
+        """One node's dispatch row is complete."""
         totals = self.totals
-        outcome = record.outcome
-        if record.kind != "llm":
+        outcome = row["outcome"]
+        if row["kind"] != "llm":
             totals.tools += 1
             return
         totals.outcomes[outcome] = totals.outcomes.get(outcome, 0) + 1
-        if record.t_sent_ns is None and outcome != "skipped":
+        if "t_sent_ns" not in row and outcome != "skipped":
             totals.requests += 1
-        self._reads(record)
+        events = self._reads(row.get("read_tokens", ()))
         if outcome == "ok":
-            self._usage(record)
-            self._add("requests_done")
-            self._observe("e2e", record.t_end_ns - record.due_ns)
-            if record.t_first_token_ns is not None:
-                self._observe("ttft", record.t_first_token_ns - record.due_ns)
+            self._usage(row, events)
+            if self._page is not None:
+                self._answered(row)
         elif outcome == "rejected":
             self._add("requests_rejected")
         elif outcome in FAILED:
             self._add("requests_failed")
+
+    def _answered(self, row: dict[str, Any]) -> None:
+        self._add("requests_done")
+        self._observe("e2e", row["t_end_ns"] - row["due_ns"])
+        if "t_first_token_ns" in row:
+            self._observe("ttft", row["t_first_token_ns"] - row["due_ns"])
 
     def close(self, now_ns: int, bounds: Bounds, *, connections: int, stopped: bool) -> ReplayTotals:
         """The verdict."""
@@ -175,27 +179,27 @@ class Tally:
             self._page.set("finished", 1)
         return totals
 
-    def _reads(self, record: DispatchRecord) -> None:
-        events = sum(record.read_tokens)
-        reads = len(record.read_tokens) - record.read_tokens.count(0)
+    def _reads(self, read_tokens: Sequence[int]) -> int:
+        events = sum(read_tokens)
+        reads = len(read_tokens) - read_tokens.count(0)
         totals = self.totals
         totals.token_events += events
         totals.reads_with_tokens += reads
         totals.merged_events += events - reads
+        return events
 
-    def _usage(self, record: DispatchRecord) -> None:
+    def _usage(self, row: dict[str, Any], events: int) -> None:
         totals = self.totals
-        if record.prompt_tokens is not None:
-            totals.prompt_tokens += record.prompt_tokens
-            self._add("tokens_in", record.prompt_tokens)
-        output = record.completion_tokens if record.completion_tokens is not None else sum(record.read_tokens)
-        totals.output_tokens += output
-        self._add("tokens_out", output)
-        planned = (record.planned_input_tokens, record.planned_output_tokens)
-        if None not in (record.prompt_tokens, record.completion_tokens):
-            exact = (record.prompt_tokens, record.completion_tokens) == planned
-            totals.usage_exact += exact
-            totals.usage_off += not exact
+        prompt, output = row.get("prompt_tokens"), row.get("completion_tokens")
+        if prompt is not None:
+            totals.prompt_tokens += prompt
+            self._add("tokens_in", prompt)
+            if output is not None:
+                exact = prompt == row["planned_input_tokens"] and output == row["planned_output_tokens"]
+                totals.usage_exact += exact
+                totals.usage_off += not exact
+        totals.output_tokens += events if output is None else output
+        self._add("tokens_out", events if output is None else output)
 
     def _add(self, name: str, value: int = 1) -> None:
         if self._page is not None:

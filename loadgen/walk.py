@@ -19,7 +19,7 @@ assert set(_ORDER) == set(ANCHORS)
 _IMPLIED: dict[Anchor, tuple[Anchor, ...]] = {a: _ORDER[: i + 1] for i, a in enumerate(_ORDER)}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ready:
     """A node whose dependencies are met, and the instant at which it should be sent."""
 

@@ -21,7 +21,7 @@ from loadgen.tally import Bounds, ReplayTotals, slot_names
 from loadgen.target import Target
 from loadgen.walk import Walk
 from traces.graph import makespan_ns
-from traces.records import DispatchRecord
+from traces.records import DispatchRecord, from_row
 from traces.status import StatusPage, StatusReader
 from traces.workflow import ANCHORS, Dep, Manifest, Node, Workflow
 
@@ -44,7 +44,7 @@ def virtual(
     t0_in_ns: int = 0,
 ) -> tuple[list[DispatchRecord], ReplayTotals, Any]:
     """Replay in virtual time; records, totals and the server (with all it was asked)."""
-    records: list[DispatchRecord] = []
+    rows: list[dict[str, Any]] = []
 
     async def main(loop: VirtualLoop) -> tuple[ReplayTotals, Any]:
         server = kit.Server(loop.now_ns, loop.sleep_until, script)
@@ -54,14 +54,14 @@ def virtual(
             loop.call_at((loop.now_ns() + stop_after_ns) / 1e9, stop.set)
         totals = await replay(
             workflows, Target("127.0.0.1", port, model="m"), t0_ns=loop.now_ns() + t0_in_ns, now_ns=loop.now_ns,
-            sleep_until=loop.sleep_until, connect=loop.create_connection, write=records.append, status=status,
+            sleep_until=loop.sleep_until, connect=loop.create_connection, write=rows.append, status=status,
             stop=stop, options=options,
         )  # fmt: skip
         listener.close()
         return totals, server
 
     totals, server = run_virtual(main, start_ns=0)
-    return records, totals, server
+    return [from_row(DispatchRecord, r) for r in rows], totals, server
 
 
 def steady(kit: Any) -> Callable[[Any], Any]:
@@ -219,11 +219,12 @@ def test_nobody_listens(kit: Any) -> None:
     async def main(loop: VirtualLoop) -> ReplayTotals:
         return await replay(
             [Workflow("w", (node("a"), node("b", Dep("a"))))], Target("127.0.0.1", 9, model="m"), t0_ns=0,
-            now_ns=loop.now_ns, sleep_until=loop.sleep_until, connect=loop.create_connection, write=records.append,
+            now_ns=loop.now_ns, sleep_until=loop.sleep_until, connect=loop.create_connection, write=rows.append,
         )  # fmt: skip
 
-    records: list[DispatchRecord] = []
+    rows: list[dict[str, Any]] = []
     totals = run_virtual(main, start_ns=0)
+    records = [from_row(DispatchRecord, r) for r in rows]
     assert [r.outcome for r in records] == ["unreachable", "skipped"]
     assert "127.0.0.1:9" in (records[0].error or "") and records[0].t_sent_ns is None
     assert totals.errors == 1 and totals.requests == 1
@@ -314,7 +315,7 @@ def test_a_failing_recorder_surfaces(kit: Any) -> None:
 
 def test_real_time_on_uvloop(kit: Any) -> None:
     """The same code on real sockets: 60 requests over 0.3 s, none early, tokens and usage exact."""
-    records: list[DispatchRecord] = []
+    rows: list[dict[str, Any]] = []
 
     async def main() -> ReplayTotals:
         loop = asyncio.get_running_loop()
@@ -326,8 +327,8 @@ def test_real_time_on_uvloop(kit: Any) -> None:
             totals = await replay(
                 (Workflow(f"w{i}", (node("a", wf=f"w{i}", arrival=i * 5 * MS, hash_ids=(1, 2)),)) for i in range(60)),
                 Target("127.0.0.1", port, model="m"), t0_ns=time.monotonic_ns() + 20 * MS, now_ns=time.monotonic_ns,
-                sleep_until=pacer.sleep_until, connect=loop.create_connection, write=records.append,
-                options=ReplayOptions(prewarm=4, manifest=Manifest(block_size=16), bounds=Bounds(S, S)),
+                sleep_until=pacer.sleep_until, connect=loop.create_connection, write=rows.append,
+                options=ReplayOptions(prewarm=4, manifest=Manifest(block_size=16), bounds=Bounds(S, S, 1.0, 1.0)),
             )  # fmt: skip
             listener.close()
             await listener.wait_closed()
@@ -336,6 +337,7 @@ def test_real_time_on_uvloop(kit: Any) -> None:
             return totals
 
     totals = uvloop.run(main())
+    records = [from_row(DispatchRecord, r) for r in rows]
     assert totals.outcomes == {"ok": 60} and totals.usage_exact == 60 and totals.valid
     assert all(r.t_sent_ns is not None and r.t_sent_ns >= r.due_ns for r in records)
     assert all(sum(r.read_tokens) == 4 for r in records)
