@@ -47,6 +47,8 @@ class LoadJob:
     options: ReplayOptions = field(default_factory=ReplayOptions)
     status: Path | None = None
     shard: str = "0"
+    workflows: int | None = None
+    """how many there are, where that is known beforehand (for the live view)"""
 
 
 def planned(trace: TraceFile, arrivals: Arrivals) -> Plan:
@@ -129,6 +131,7 @@ async def _play_real(lifeline: Connection, job: LoadJob) -> dict[str, Any]:
     run = RunDir(job.run)
     journal = QueuedWriter(run.writer("dispatch", job.shard, mono_ns=time.monotonic_ns(), wall_ns=time.time_ns()))
     page = StatusPage(slot_names(), job.status)
+    page.set("workflows_total", job.workflows or 0)
     lifeline.send_bytes(orjson.dumps({"started": True}))
     gc.collect()
     gc.freeze()

@@ -101,6 +101,14 @@ class Parts:
         self._load_message(child, READY_S)
         return child
 
+    def continuous(self) -> None:
+        """Start attribution of what has been recorded so far, once a second."""
+        from joulegraph.continuous import continuous_process
+
+        child = spawn(continuous_process, self.run.path, name="continuous")
+        ready(child, "continuous attribution")
+        self.children["continuous"] = child
+
     def _load_message(self, child: Child, timeout_s: float) -> dict[str, Any] | None:
         if not child.lifeline.poll(timeout_s):
             return None
@@ -138,7 +146,7 @@ class Parts:
 
     def stop(self, timeout_s: float = 15.0) -> None:
         """Stop every child: load and proxy first, then the sampler, the engine last."""
-        order = sorted(self.children, key=["load", "proxy", "sampler", "engine"].index)
+        order = sorted(self.children, key=["continuous", "load", "proxy", "sampler", "engine"].index)
         for name in order:
             self.children.pop(name).stop(timeout_s)
 

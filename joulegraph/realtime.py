@@ -112,6 +112,7 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
     run.update_info(sensors=parts.sensors, missing_sensors=parts.missing)
     if plan.through_proxy:
         target = _at(target, parts.proxy(_url(target)))
+    parts.continuous()
     pause(plan.idle_s, lambda: None)
     parts.load(replace(plan.job, target=target, status=own_path(run, "loadgen")))
     outcome = _watched(run, plan, parts, asked)
@@ -120,20 +121,21 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
 
 
 def _watched(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[str, Any]:
+    from joulegraph.continuous import class_joules
     from joulegraph.live.view import LiveView
     from joulegraph.live.watch import Watch
 
     with LiveView(Watch.of_run(run.path, title=plan.title), quiet=plan.quiet) as view:
 
         def each() -> None:
-            view.update(time.monotonic_ns())
+            view.update(time.monotonic_ns(), class_joules(run))
             if asked.count and not asked.drained:
                 asked.drained = True
                 view.note = "draining: requests in flight may finish; Ctrl-C again leaves at once"
                 parts.drain()
 
         outcome = parts.wait_load(each)
-        view.update(time.monotonic_ns(), last=True)
+        view.update(time.monotonic_ns(), class_joules(run), last=True)
     return outcome
 
 

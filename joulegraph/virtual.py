@@ -84,7 +84,9 @@ class MemoryTransport(asyncio.Transport):
         self._schedule()
 
     def get_write_buffer_size(self) -> int:
-        return self.peer._inbox_bytes if self.peer else 0
+        """What a socket would still hold back: nothing while the peer reads, as a kernel takes it at once."""
+        peer = self.peer
+        return peer._inbox_bytes if peer is not None and not peer._reading else 0
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return (_HIGH_WATER // 4, _HIGH_WATER)

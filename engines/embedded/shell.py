@@ -197,7 +197,8 @@ class Engine:
         return None
 
     def start(self) -> None:
-        """Begin stepping and publishing."""
+        """Begin stepping and publishing; the page stands whole before the first reader looks."""
+        self._publish(self.now_ns())
         self._tasks = [asyncio.ensure_future(replica.run()) for replica in self.replicas]
         if self._status is not None or self._truth is not None or self._steps is not None:
             self._tasks.append(asyncio.ensure_future(self._tick()))

@@ -38,7 +38,11 @@ def run(args: argparse.Namespace) -> int:
     manifest, workflows = demo_trace(args.seed)
     write_trace(trace, manifest, workflows)
     job = LoadJob(
-        run=directory.path, trace=trace, target=Target("127.0.0.1", 0), options=ReplayOptions(salt=str(args.seed))
+        run=directory.path,
+        trace=trace,
+        target=Target("127.0.0.1", 0),
+        options=ReplayOptions(salt=str(args.seed)),
+        workflows=len(workflows),
     )
     engine = embedded_options(args.profile, seed=args.seed)
     run_real(directory, RealRun(job, engine, (), through_proxy=True, quiet=False, title="joulegraph demo"))
