@@ -8,7 +8,6 @@ reason and the command are data. May not know: what runs while a knob is turned.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -30,6 +29,7 @@ from traces.errors import UserError
 from traces.records import DeviceState, from_row
 
 SW_POWER_CAP = 0x4
+CAP_SYS_ADMIN = 1 << 21
 SETTLE_NS = 5_000_000_000
 """left out after a turn before its effect is judged"""
 
@@ -89,13 +89,6 @@ def states(rows: Iterable[dict[str, Any]], device: str, t0_ns: int, t1_ns: int) 
     """The states of one device ("gpu0") in a window of a power journal, for `prove`."""
     found = (from_row(DeviceState, row) for row in rows if row.get("kind") == "state")
     return [s for s in found if s.source.endswith(f".{device}") and t0_ns <= s.t_ns <= t1_ns]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """--power-cap and --sm-clock, for every command that can run with knobs turned."""
-    group = parser.add_argument_group("GPU knobs (need root; previous values are put back on every way out)")
-    group.add_argument("--power-cap", type=int, metavar="W", help="power limit of every GPU for this run")
-    group.add_argument("--sm-clock", type=int, metavar="MHZ", help="lock the SM clock of every GPU for this run")
 
 
 @contextlib.contextmanager
@@ -177,7 +170,7 @@ def describe_knobs(nvml: Any = None) -> list[dict[str, str]]:
         if missing is not None:
             return []
     bench = Bench(nvml, default_journal(), time.monotonic_ns)
-    may = "this user may set it" if os.geteuid() == 0 else "setting it needs root: sudo"
+    may = "this process may set it" if _may_administer() else "setting it needs root (in a container, CAP_SYS_ADMIN)"
     rows = []
     for index, handle in bench.devices(None):
         limit, why = bench.read_limit(handle)
@@ -186,6 +179,16 @@ def describe_knobs(nvml: Any = None) -> list[dict[str, str]]:
         text += f" of {span[0] // MW}-{span[1] // MW} W; {may}" if span else ""
         rows.append({"knob": "power_limit", "device": f"gpu{index}", "state": text})
     return rows
+
+
+def _may_administer() -> bool:
+    """Root with CAP_SYS_ADMIN, which containers usually take away."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        capabilities = int(status.split("CapEff:")[1].split()[0], 16)
+    except (OSError, IndexError, ValueError):
+        return os.geteuid() == 0
+    return os.geteuid() == 0 and bool(capabilities & CAP_SYS_ADMIN)
 
 
 def _wants(

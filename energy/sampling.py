@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -211,7 +212,12 @@ def sampler_process(lifeline: Connection, config: SamplerConfig) -> None:
         thread.watch(stop)
     finally:
         writer.close()
-    os._exit(0)  # a thread that hangs in a driver call must not hold the process
+    if writer.error is not None:
+        sys.stderr.write(
+            f"sampler: {writer.dropped} records lost, {config.journal} cannot be written: {writer.error}\n"
+        )
+        sys.stderr.flush()
+    os._exit(0 if writer.error is None else 1)  # a thread that hangs in a driver call must not hold the process
 
 
 def make_sampler(found: Found, write: Callable[[Any], None], page: StatusPage | None = None) -> Sampler:

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from energy.source import Found
 
 _ALL_SOURCES = "nvml,rapl"
+_NEEDS = {
+    "nvml": "any user",
+    "rapl": "read of energy_uj",
+    "pyrapl": "read of energy_uj",
+    "perf": "CAP_PERFMON",
+    "amd": "group render",
+    "node": "root or BMC account",
+}
+"""permission by interface, the first part of a sensor's name"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +90,7 @@ def _row(one: Examined) -> dict[str, Any]:
         "call_us_p50": round(one.call_p50_ns / 1000, 1),
         "call_us_p99": round(one.call_p99_ns / 1000, 1),
         "calls": one.calls,
+        "needs": _NEEDS.get(info.source.split(".")[0], "its file"),
         "limits": info.limits,
         "why": one.why,
     }
@@ -96,7 +106,7 @@ def _tell(result: dict[str, Any], found: Found) -> None:
     _say(f"{host['cpu'] or host['machine']}, {host['cores']} cores, {host['os']}, as {who}")
     if result["sensors"]:
         _say("\nmeasurable here:")
-        heads = ("sensor", "domain", "kind", "watts", "period ms", "step", "call us p50 / p99")
+        heads = ("sensor", "domain", "kind", "watts", "period ms", "step", "call us p50 / p99", "needs")
         _columns([heads, *(_cells(row) for row in result["sensors"])])
         _say("(periods in brackets are documented, not seen: the value did not change while looked at)")
         for row in result["sensors"]:
@@ -120,7 +130,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     step = "?" if row["resolution"] is None else f"{row['resolution']} {row['unit']}"
     watts = "-" if row["watts"] is None else f"{row['watts']:.1f}"
     cost = f"{row['call_us_p50']} / {row['call_us_p99']}"
-    return (row["sensor"], row["domain"], row["reading"], watts, period, step, cost)
+    return (row["sensor"], row["domain"], row["reading"], watts, period, step, cost, row["needs"])
 
 
 def _columns(rows: list[tuple[str, ...]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from energy.knob_bench import Turn, pending
-from energy.knobs import add_options, describe_knobs, prove, restore_left_behind, states, turned
+from energy.knobs import describe_knobs, prove, restore_left_behind, states, turned
 from traces.errors import UserError
 from traces.records import DeviceState
 
@@ -231,15 +230,8 @@ def test_states_of_one_device_in_a_window() -> None:
     assert [(s.source, s.t_ns) for s in got] == [("nvml.gpu1", t) for t in (3, 4, 5)]
 
 
-def test_options_for_commands() -> None:
-    parser = argparse.ArgumentParser()
-    add_options(parser)
-    args = parser.parse_args(["--power-cap", "300"])
-    assert (args.power_cap, args.sm_clock) == (300, None)
-
-
 def test_doctor_describes_knobs_and_touches_nothing(nvml: Any, card: Any) -> None:
     [row] = describe_knobs(nvml)
     assert row["state"].startswith("700 W of 200-700 W")
-    assert ("root" in row["state"]) == (os.geteuid() != 0)
+    assert os.geteuid() == 0 or "needs root" in row["state"]
     assert card["SET_CALLS"] == 0
