@@ -1,6 +1,6 @@
 """The workflow model: a graph of LLM calls (nodes) tied by dependencies. Planned work only; nothing here runs.
 
-Lives here: Manifest, Dep, Node, Workflow and their plain-dict rows (the trace file, reference: docs/trace-format.md).
+Lives here: Manifest, Dep, Node, Workflow and their plain-dict rows (the trace file, reference: docs/traces.md).
 May not know: files, clocks, HTTP. What was observed of a node (t_first_token, t_end, status) rides along from a
 recording; energy never does, it belongs to a run.
 

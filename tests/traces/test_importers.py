@@ -58,9 +58,8 @@ def test_mooncake_like_files_with_other_blocks(tmp_path: Path, size: int, roundi
     for i in range(40):
         tokens = 700 + 131 * i
         blocks = tokens // size if rounding == "floor" else -(-tokens // size)
-        rows.append(
-            {"timestamp": 17 * i * i + i % 7, "input_length": tokens, "output_length": 3, "hash_ids": list(range(blocks))}
-        )
+        row = {"timestamp": 17 * i * i + i % 7, "input_length": tokens, "output_length": 3}
+        rows.append({**row, "hash_ids": list(range(blocks))})
     path = tmp_path / "toolagent_trace.jsonl"
     path.write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in rows))
     _, manifest = imported(path)
