@@ -6,7 +6,7 @@ May not know: commands, terminals.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,12 @@ def attribute_run(
 
 
 def attribute(
-    data: RunData, *, policy: str = "fitted", level: str | None = None, profile: Profile | None = None
+    data: RunData,
+    *,
+    policy: str = "fitted",
+    level: str | None = None,
+    profile: Profile | None = None,
+    lag: Lag | None = None,
 ) -> Attribution:
     """The same on tables, writes nothing. UserError for an unknown policy or a level the run does not hold."""
     if policy not in POLICIES:
@@ -95,9 +100,8 @@ def attribute(
             min(t0, -2.0),
             max(t1, float(work.last.max()) + 2.0),
         )
-        lags: dict[str, Lag] = {}
         for one in curves:
-            made = _device(data.requests, work, curve, one, policy, profile, lags)
+            made = _device(data.requests, work, curve, one, policy, profile, lag)
             if isinstance(made, str):
                 notes.append(f"{one.source}: {made}")
             else:
@@ -105,14 +109,26 @@ def attribute(
     if not devices:
         level = "L0"
         notes.append("nothing measured: no joules are given")
-    figures = [
-        _figures(name, [d for d in devices if d.curve.domain == name], data.requests, work)
-        for name in COMPONENTS
-        if any(d.curve.domain == name for d in devices)
-    ]
+    figures = _all_figures(devices, data.requests)
     result = Attribution(level, policy, data.requests, devices, figures, notes)
     result.totals.update(totals(result))
     return result
+
+
+def with_policy(result: Attribution, policy: str) -> Attribution:
+    """The same run, lag and fit, split by another policy."""
+    devices = []
+    for d in result.devices:
+        split = POLICIES[policy](d.rows, d.blocks, d.fit)
+        devices.append(replace(d, split=split, ledger=settle(d.rows, d.blocks, split)))
+    out = replace(result, policy=policy, devices=devices, figures=_all_figures(devices, result.requests), totals={})
+    out.totals.update(totals(out))
+    return out
+
+
+def _all_figures(devices: list[Device], requests: RequestTable) -> list[Figures]:
+    measured = [name for name in COMPONENTS if any(d.curve.domain == name for d in devices)]
+    return [_figures(name, [d for d in devices if d.curve.domain == name], requests) for name in measured]
 
 
 def choose_level(data: RunData, asked: str | None) -> str:
@@ -140,9 +156,9 @@ def _device(
     one: Curve,
     policy: str,
     profile: Profile | None,
-    lags: dict[str, Lag],
+    lag: Lag | None,
 ) -> Device | str:
-    lag = estimate_lag(one, curve, work.origin_ns)
+    lag = lag or estimate_lag(one, curve, work.origin_ns)
     cut = borders(one, BLOCK_NS)
     t = (one.t_ns[cut] - work.origin_ns) / 1e9 - lag.lag_s
     uj = np.diff(one.uj[cut])
@@ -158,12 +174,13 @@ def _device(
     return Device(one, lag, held, rows, fit, split, settle(rows, held, split), curve, work)
 
 
-def _figures(name: str, devices: list[Device], requests: RequestTable, work: Windows) -> Figures:
+def _figures(name: str, devices: list[Device], requests: RequestTable) -> Figures:
     """Sum over the devices of one component; idle and tail shared by active seconds for `full`."""
     n = len(requests)
     own, active, extra = (np.zeros(2 * n, np.int64) for _ in range(3))
     half = np.zeros(2 * n)
     for d in devices:
+        work = d.windows
         cell = work.row[d.rows.window] * 2 + d.rows.phase
         np.add.at(own, cell, d.ledger.own)
         np.add.at(active, cell, d.ledger.active)

@@ -18,7 +18,7 @@ import pyarrow.json as pj
 from energy.tables import NONE, Ints, Labels
 from traces.errors import UserError
 
-_CHUNK = 48 << 20
+_CHUNK = 16 << 20
 
 
 class _Damage:
@@ -68,9 +68,11 @@ def _parsed(path: Path, data: bytes, schema: pa.Schema, damage: _Damage) -> pa.T
     options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
 
     def parse(piece: bytes) -> pa.Table:
-        if not piece.strip():
+        if not piece[:1]:
             return schema.empty_table()
-        table = pj.read_json(io.BytesIO(piece), pj.ReadOptions(block_size=max(len(piece), 1 << 20)), options)
+        table = pj.read_json(
+            io.BytesIO(piece), pj.ReadOptions(block_size=min(max(len(piece), 1 << 20), 4 << 20)), options
+        )
         return table.select(schema.names)
 
     try:

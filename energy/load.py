@@ -7,6 +7,7 @@ a damaged line is read line by line and the damage is counted and noted. May not
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,37 +65,73 @@ def load_run(run: RunDir) -> RunData:
 
 def load_requests(run: RunDir, notes: list[str]) -> RequestTable:
     """The request table: requests.* where present, filled from dispatch.* (identity, due time); else dispatch.*."""
-    seen = [t for path in run.journals("requests") for t in journal_tables(path, _REQUEST, "request_id", notes)]
-    sent = [t for path in run.journals("dispatch") for t in journal_tables(path, _DISPATCH, "wire_id", notes)]
-    if not seen and not sent:
+    seen = _gather(run, "requests", _REQUEST, "request_id", "t_arrival_ns", notes)
+    sent = _gather(run, "dispatch", _DISPATCH, "wire_id", "t_sent_ns", notes)
+    if seen is None and sent is None:
         raise UserError(f"{run.path}: holds neither requests.*.jsonl nor dispatch.*.jsonl; nothing to attribute to")
-    dispatch = _from_dispatch(pa.concat_tables(sent)) if sent else None
-    if not seen:
+    dispatch = _from_dispatch(sent) if sent is not None else None
+    if seen is None:
         notes.append("no proxy journal: times are the load generator's")
         assert dispatch is not None
         return dispatch
-    table = pa.concat_tables(seen)
-    del seen
-    requests = _from_requests(table)
+    requests = _from_requests(seen)
     return _joined(requests, dispatch) if dispatch is not None else requests
 
 
+@dataclass(frozen=True, slots=True)
+class _Gathered:
+    """One kind of journal: the scalar columns as a table, the reads as flat arrays."""
+
+    table: pa.Table
+    read_start: Ints
+    read_ns: Ints
+    read_tokens: Any
+
+
+def _gather(run: RunDir, name: str, schema: pa.Schema, key: str, base: str, notes: list[str]) -> _Gathered | None:
+    """All writers' journals; reads leave Arrow chunk by chunk, so that a hundred million of them fit in memory."""
+    tables, counts, times, tokens = [], [], [], []
+    for path in run.journals(name):
+        for chunk in journal_tables(path, schema, key, notes):
+            count, t_ns, token = _reads(chunk, int_column(chunk, base))
+            tables.append(chunk.drop_columns(["read_dt_ns", "read_tokens"]))
+            counts.append(count)
+            times.append(t_ns)
+            tokens.append(token)
+    if not tables:
+        return None
+    start = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
+    return _Gathered(pa.concat_tables(tables), start, _poured(times), _poured(tokens))
+
+
+def _poured(parts: list[Any]) -> Any:
+    """Concatenate, giving up each part as soon as it is copied."""
+    out = np.empty(sum(len(p) for p in parts), parts[0].dtype)
+    at = 0
+    parts.reverse()
+    while parts:
+        part = parts.pop()
+        out[at : at + len(part)] = part
+        at += len(part)
+    return out
+
+
 def _reads(table: pa.Table, base_ns: Ints) -> tuple[Ints, Ints, Any]:
-    """(start per row, absolute ns, tokens) from delta lists; a row without its base time has no reads."""
+    """(reads per row, absolute ns, tokens) from delta lists; a row without its base time has no reads."""
     lists = table["read_dt_ns"]
     counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
-    start = np.concatenate([[0], np.cumsum(counts)])
     total = np.cumsum(_flat(lists, np.int64))
     tokens = _flat(table["read_tokens"], np.int32)
     if len(tokens) != len(total):  # a writer that left read_tokens out: one token a read
         tokens = np.ones(len(total), np.int32)
-    before = np.concatenate([[0], total])[start[:-1]]
+    begin = np.cumsum(counts) - counts
+    before = np.where(begin > 0, total[np.maximum(begin - 1, 0)], 0) if len(total) else begin
     total += np.repeat(np.where(base_ns == NONE, 0, base_ns) - before, counts)
     if np.any((base_ns == NONE) & (counts > 0)):
         keep = np.repeat(base_ns != NONE, counts)
         total, tokens = total[keep], tokens[keep]
-        start = np.concatenate([[0], np.cumsum(np.where(base_ns == NONE, 0, counts))])
-    return start, total, tokens
+        counts = np.where(base_ns == NONE, 0, counts)
+    return counts, total, tokens
 
 
 def _flat(column: Any, dtype: Any) -> Any:
@@ -102,31 +139,18 @@ def _flat(column: Any, dtype: Any) -> Any:
     return np.concatenate([np.asarray(p, dtype) for p in parts]) if parts else np.zeros(0, dtype)
 
 
-def _from_requests(table: pa.Table) -> RequestTable:
-    upstream = int_column(table, "t_upstream_ns")
-    arrival = int_column(table, "t_arrival_ns")
-    start, read_ns, read_tokens = _reads(table, arrival)
-    return _build(
-        table,
-        "request_id",
-        "node_id",
-        np.where(upstream == NONE, arrival, upstream),
-        arrival,
-        start,
-        read_ns,
-        read_tokens,
-    )
+def _from_requests(seen: _Gathered) -> RequestTable:
+    upstream, arrival = int_column(seen.table, "t_upstream_ns"), int_column(seen.table, "t_arrival_ns")
+    return _build(seen, "request_id", "node_id", np.where(upstream == NONE, arrival, upstream), arrival)
 
 
-def _from_dispatch(table: pa.Table) -> RequestTable:
-    sent = int_column(table, "t_sent_ns")
-    start, read_ns, read_tokens = _reads(table, sent)
-    return _build(table, "wire_id", "request_id", sent, int_column(table, "due_ns"), start, read_ns, read_tokens)
+def _from_dispatch(seen: _Gathered) -> RequestTable:
+    sent, due = int_column(seen.table, "t_sent_ns"), int_column(seen.table, "due_ns")
+    return _build(seen, "wire_id", "request_id", sent, due)
 
 
-def _build(
-    table: pa.Table, id_name: str, node: str, sent: Ints, due: Ints, start: Ints, read_ns: Ints, tokens: Any
-) -> RequestTable:
+def _build(seen: _Gathered, id_name: str, node: str, sent: Ints, due: Ints) -> RequestTable:
+    table = seen.table
     return RequestTable(
         ids=table[id_name].to_pylist(),
         nodes=table[node].to_pylist(),
@@ -146,9 +170,9 @@ def _build(
         queue_ns=int_column(table, "engine_queue_ns"),
         prefill_ns=int_column(table, "engine_prefill_ns"),
         decode_ns=int_column(table, "engine_decode_ns"),
-        read_start=start,
-        read_ns=read_ns,
-        read_tokens=tokens,
+        read_start=seen.read_start,
+        read_ns=seen.read_ns,
+        read_tokens=seen.read_tokens,
         deps=table["deps"],
     )
 

@@ -45,6 +45,20 @@ def fitted(rows: Shares, blocks: Blocks, fit: Fit) -> Split:
     return Split(1e6 * active, 1e6 * own, 1e6 * fit.joules[0] * blocks.idle, 1e6 * fit.joules[1] * blocks.tail)
 
 
+def shapley(rows: Shares, blocks: Blocks, fit: Fit) -> Split:
+    """Shapley value of the fitted model: what only one causes is its own, every shared cost (steps, and busy time that
+    no work explains) is split equally among those present. Differs from `fitted` in the unexplained time alone."""
+    took = rows.work @ fit.seconds
+    explained = np.bincount(rows.block, took, len(blocks))
+    fits = np.minimum(1.0, blocks.busy / np.where(explained > 0, explained, 1.0))
+    spare = np.maximum(blocks.busy - explained * fits, 0.0)
+    present = np.bincount(rows.block, rows.seconds, len(blocks))
+    base = took * fits[rows.block] + rows.seconds / np.where(present > 0, present, 1.0)[rows.block] * spare[rows.block]
+    own = rows.work[:, 1:] @ fit.joules[4:]
+    active = own + fit.joules[2] * base + fit.joules[3] * rows.work[:, 0]
+    return Split(1e6 * active, 1e6 * own, 1e6 * fit.joules[0] * blocks.idle, 1e6 * fit.joules[1] * blocks.tail)
+
+
 def _naive(weight: Floats, rows: Shares, blocks: Blocks, fit: Fit) -> Split:
     """Everything above idle by one weight."""
     idle, tail = 1e6 * fit.joules[0] * blocks.idle, 1e6 * fit.joules[1] * blocks.tail
@@ -78,6 +92,7 @@ def output_tokens(rows: Shares, blocks: Blocks, fit: Fit) -> Split:
 Policy = Callable[[Shares, Blocks, Fit], Split]
 POLICIES: dict[str, Policy] = {
     "fitted": fitted,
+    "shapley": shapley,
     "equal": equal,
     "time": time,
     "tokens": tokens,

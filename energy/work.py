@@ -166,7 +166,7 @@ def union(start: Floats, end: Floats) -> tuple[Floats, Floats]:
     return s[new], reach[np.concatenate([np.flatnonzero(new)[1:] - 1, [len(s) - 1]])]
 
 
-def read_slices(requests: RequestTable, row: Ints, size: int = 4_000_000) -> list[tuple[int, int]]:
+def read_slices(requests: RequestTable, row: Ints, size: int = 400_000) -> list[tuple[int, int]]:
     """Ranges of window indices whose reads stay below `size`, so that temporaries stay small."""
     counts = (requests.read_start[row + 1] - requests.read_start[row]).cumsum()
     cuts = [0]

@@ -1,0 +1,86 @@
+"""How far attribution lies from the truth of a synthetic run: per request, per workflow, per phase, and coverage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from energy.attribute import Attribution, attribute
+from energy.tables import Floats, Ints
+from joulegraph.validation.runs import Synthetic, at_level
+
+TERCILES = ("low", "middle", "high")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Relative errors per request; half_uj and error_uj for the intervals; phase_error as a share."""
+
+    errors: Floats
+    workflow_errors: Floats
+    phase_error: float
+    closure_uj: int
+    error_uj: Floats
+    half_uj: Floats
+    active_uj: Floats
+    length: Floats
+    """tercile 0, 1, 2 by tokens of the request"""
+    load: Floats
+    """tercile 0, 1, 2 by requests in flight when it was sent"""
+
+    def summary(self) -> dict[str, float]:
+        """Median and p95 of the absolute relative error per request."""
+        return {"median": float(np.median(self.errors)), "p95": float(np.quantile(self.errors, 0.95))}
+
+
+def score(run: Synthetic, level: str, policy: str = "fitted", data: Any = None) -> Score:
+    """Attribute at a level with a policy and compare. data: other tables than the run's own (negative controls)."""
+    tables = at_level(run.data if data is None else data, level)
+    return compare(run, attribute(tables, policy=policy, level=level))
+
+
+def compare(run: Synthetic, result: Attribution) -> Score:
+    """Errors of an attribution of the run's own requests."""
+    figures = result.figures[0]
+    active, truth = figures.active.sum(1).astype(float), run.truth.sum(1)
+    good = truth > 0
+    workflow = result.requests.workflow.codes
+    n = len(result.requests.workflow.names)
+    mine, theirs = np.bincount(workflow, active, n), np.bincount(workflow, truth, n)
+    there = theirs > 0
+    tokens = (result.requests.prompt + result.requests.completion).astype(float)
+    crowd = _in_flight(result.requests.sent_ns, result.requests.end_ns)
+    share = figures.active[:, 0].sum() / max(active.sum(), 1)
+    half = (figures.high - figures.low).sum(1) / 2.0
+    return Score(
+        errors=np.abs(active - truth)[good] / truth[good],
+        workflow_errors=np.abs(mine - theirs)[there] / theirs[there],
+        phase_error=abs(float(share - run.truth[:, 0].sum() / truth.sum())),
+        closure_uj=int(result.totals["closure_uj"]),
+        error_uj=np.abs(active - truth)[good],
+        half_uj=half[good],
+        active_uj=active[good],
+        length=_terciles(tokens)[good],
+        load=_terciles(crowd)[good],
+    )
+
+
+def _terciles(values: Floats) -> Floats:
+    return np.searchsorted(np.quantile(values, [1 / 3, 2 / 3]), values).astype(float)
+
+
+def _in_flight(sent_ns: Ints, end_ns: Ints) -> Floats:
+    started, ended = np.sort(sent_ns), np.sort(end_ns)
+    return (np.searchsorted(started, sent_ns, "right") - np.searchsorted(ended, sent_ns, "right")).astype(float)
+
+
+def conformal(scores: list[Score]) -> float:
+    """90 % quantile of |error| / half width, the mean over runs (each run weighs the same)."""
+    return float(np.mean([np.quantile(s.error_uj / s.half_uj, 0.9) for s in scores]))
+
+
+def covered(s: Score, factor: float) -> Floats:
+    """1 where the stretched interval holds the truth."""
+    return (s.error_uj <= factor * s.half_uj).astype(float)
