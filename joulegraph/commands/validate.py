@@ -23,13 +23,18 @@ def run(args: argparse.Namespace) -> int:
     from joulegraph.validation.validate import validate
 
     start = time.monotonic()
-    report = validate(lambda text: print(text, file=sys.stderr), args.seeds)
+    report = validate(say, args.seeds)
     sys.stderr.write(f"validated in {time.monotonic() - start:.0f} s\n")
     if args.json:
         sys.stdout.write(orjson.dumps(report).decode() + "\n")
     else:
         sys.stdout.write("\n".join(lines(report)) + "\n")
     return 1 if report["failed"] else 0
+
+
+def say(text: str) -> None:
+    """Progress."""
+    sys.stderr.write(text + "\n")
 
 
 def lines(report: dict[str, Any]) -> list[str]:
