@@ -1,21 +1,18 @@
 """The pure engine: continuous batching as vLLM V1 schedules it, over the step model and the block pool.
 
-Each step takes every running sequence first (decodes one token each, unfinished prefills a chunk of what is left of
-max_num_batched_tokens), then admits waiting ones in order of arrival. Where blocks run out the last admitted is
-preempted and recomputed later. A decoding sequence is touched only when it needs a block or ends: steps in between
-cost the same for one sequence as for 256.
+The scheduler says whom a step serves, the step model what it takes, the truth who caused it; here they meet, and each
+request's tokens and instants come out.
 May not know: HTTP, clocks, sensors. now_ns and the steps' real instants come in as arguments.
 """
 
 from __future__ import annotations
-
-from collections import deque
 
 import numpy as np
 
 from engines.embedded.kvcache import BlockPool
 from engines.embedded.power import Batch, StepModel
 from engines.embedded.profiles import COMPONENTS, Profile
+from engines.embedded.scheduler import Scheduler
 from engines.embedded.sequence import Chunk, Emission, Flight, Seq, plan_step
 from engines.embedded.tokens import BlockHasher, output_key, plan_output, token_array
 from engines.embedded.truth import Truth
@@ -42,21 +39,10 @@ class EngineCore:
         self._hasher = BlockHasher(limits.block_size)
         self._seqs: dict[str, Seq] = {}
         self._done: dict[str, Seq] = {}
-        self._waiting: deque[Seq] = deque()
-        self._running: dict[Seq, None] = {}  # in order of admission
-        self._prefilling: dict[Seq, None] = {}
-        self._decoding: dict[Seq, None] = {}
-        self._members: tuple[Seq, ...] | None = ()  # snapshot of _decoding; None when it changed
-        self._context_offset = 0  # sum of offsets of the decoding: their context in step s is len x s - this
-        self._due: list[dict[Seq, None]] = [{} for _ in range(limits.block_size)]
-        self._ends: dict[int, list[Seq]] = {}
+        self._scheduler = Scheduler(limits, self.kv, self._left_decode)
         self._flight: Flight | None = None
-        self._changes = 0  # grows whenever blocks were freed or prompts computed: only then can the head's luck change
-        self._stuck: tuple[Seq, int] | None = None
         self._left: list[str] = []
         self._last: StepRecord | None = None
-        self._t_last_ns = 0  # end of the last completed step
-        self.step_index = 0
         self.tokens_out = 0
         self.preemptions = 0
         self.throttled_ns = 0
@@ -66,6 +52,11 @@ class EngineCore:
     # -- what it shows ------------------------------------------------------------------------------------------
 
     @property
+    def step_index(self) -> int:
+        """Number of the next step to complete."""
+        return self._scheduler.step_index
+
+    @property
     def gpus(self) -> int:
         """GPUs of the tensor-parallel group."""
         return self.limits.tensor_parallel_size
@@ -73,12 +64,12 @@ class EngineCore:
     @property
     def running(self) -> int:
         """Admitted sequences (prefilling or decoding)."""
-        return len(self._running)
+        return len(self._scheduler.running)
 
     @property
     def waiting(self) -> int:
         """Sequences not yet admitted, or preempted."""
-        return len(self._waiting)
+        return len(self._scheduler.waiting)
 
     @property
     def kv_usage(self) -> float:
@@ -93,7 +84,7 @@ class EngineCore:
     def stats(self, request_id: str) -> RequestStats:
         """Counts and instants of a request, running or ended. KeyError when unknown or forgotten."""
         seq = self._done.get(request_id) or self._seqs[request_id]
-        return seq.stats(self.step_index, self._t_last_ns)
+        return seq.stats(self.step_index, self._scheduler.t_last_ns)
 
     def step_record(self, t_ns: int) -> StepRecord:
         """The last completed step as vLLM's iteration stream would show it at t_ns."""
@@ -158,7 +149,7 @@ class EngineCore:
         self.energy.idle_until(now_ns)
         seq = Seq(request.request_id, now_ns, len(prompt), out.tolist(), reason, hashes, self.energy.open())
         self._seqs[request.request_id] = seq
-        self._waiting.append(seq)
+        self._scheduler.waiting.append(seq)
 
     def abort(self, request_id: str, now_ns: int) -> None:
         """The client left. A sequence in the step in flight ends with that step; unknown ids are ignored."""
@@ -167,11 +158,11 @@ class EngineCore:
             return
         self.energy.idle_until(now_ns)
         seq.aborted = True
-        if seq not in self._running:
-            self._waiting.remove(seq)
+        if seq not in self._scheduler.running:
+            self._scheduler.waiting.remove(seq)
             self._end(seq, "abort")
         elif self._flight is None:
-            self._release(seq, self.step_index, self._t_last_ns)
+            self._scheduler.release(seq, self.step_index, self._scheduler.t_last_ns)
             self._end(seq, "abort")
         else:
             self._left.append(request_id)
@@ -187,23 +178,14 @@ class EngineCore:
         if self._flight is not None:
             raise RuntimeError("a step is in flight: complete it first")
         self.energy.idle_until(now_ns)
-        preempted = self._grow_decodes()
-        chunks, more = self._continue_prefills()
-        preempted += more
-        if not preempted and self._waiting:
-            self._admit(chunks, now_ns)
-        if not chunks and not self._decoding:
-            if self._running:
-                raise RuntimeError("sequences run but none could be scheduled")
+        plan = self._scheduler.plan(now_ns)
+        if plan is None:
             return None
-        if self._members is None:
-            self._members = tuple(self._decoding)
-        context = len(self._decoding) * self.step_index - self._context_offset
-        batch = Batch(len(self._members), context, tuple((c.tokens, c.context) for c in chunks))
+        batch = Batch(len(plan.members), plan.context, tuple((c.tokens, c.context) for c in plan.chunks))
         cost = self.model.cost(batch, self.energy.celsius)
-        step = plan_step(self.step_index, self.replica, self._members, chunks, cost)
-        self._flight = Flight(step, batch, cost, self._members, chunks, preempted)
-        self.preemptions += preempted
+        step = plan_step(self.step_index, self.replica, plan.members, plan.chunks, cost)
+        self._flight = Flight(step, batch, cost, plan.members, plan.chunks, plan.preempted)
+        self.preemptions += plan.preempted
         self.energy.begin(cost, now_ns)
         return step
 
@@ -223,123 +205,20 @@ class EngineCore:
         self.throttled_ns += (t_end_ns - t_start_ns) if step.throttled else 0
         finished: list[tuple[Seq, FinishReason]] = []
         emitted = Emission(self.step_index, t_end_ns, flight.members, [], finished)
-        for seq in self._ends.pop(self.step_index, ()):
-            if seq.end_step == self.step_index:
-                self._finish(seq, t_end_ns, finished)
+        for seq in self._scheduler.ending():
+            self._finish(seq, t_end_ns, finished)
         for chunk in flight.chunks:
             self._prefilled(chunk, t_end_ns, emitted)
         for request_id in self._left:
             left = self._seqs.get(request_id)
             if left is not None:
-                self._release(left, self.step_index, self._t_last_ns)
+                self._scheduler.release(left, self.step_index, self._scheduler.t_last_ns)
                 self._end(left, "abort")
         self._left.clear()
-        self._t_last_ns = t_end_ns
         self._record(flight, emitted, t_end_ns)
         self.tokens_out += len(emitted)
-        self.step_index += 1
+        self._scheduler.finish_step(t_end_ns)
         return emitted
-
-    # -- scheduling ---------------------------------------------------------------------------------------------
-
-    def _grow_decodes(self) -> int:
-        """A block for each decoding sequence whose last one is full; returns how many were preempted for it."""
-        due = self._due[self.step_index % self.limits.block_size]
-        if not due:
-            return 0
-        preempted = 0
-        for seq in list(due):
-            while seq in due and self.kv.free_blocks < 1:
-                self._preempt()
-                preempted += 1
-            if seq in due:
-                self._register(seq, self.step_index - seq.offset)
-                seq.blocks += self.kv.allocate(1)
-        return preempted
-
-    def _continue_prefills(self) -> tuple[list[Chunk], int]:
-        chunks: list[Chunk] = []
-        preempted = 0
-        budget = self.limits.max_num_batched_tokens - len(self._decoding)
-        for seq in list(self._prefilling):
-            tokens = min(seq.known - seq.computed, budget)
-            if tokens < 1 or seq not in self._prefilling:
-                continue
-            need = self._blocks(seq.computed + tokens) - len(seq.blocks)
-            while seq in self._prefilling and need > self.kv.free_blocks:
-                self._preempt()
-                preempted += 1
-            if seq in self._prefilling:
-                self._take(seq, tokens, need, chunks)
-                budget -= tokens
-        return chunks, preempted
-
-    def _admit(self, chunks: list[Chunk], now_ns: int) -> None:
-        limits = self.limits
-        budget = limits.max_num_batched_tokens - len(self._decoding) - sum(c.tokens for c in chunks)
-        while self._waiting and budget > 0 and len(self._running) < limits.max_num_seqs:
-            seq = self._waiting[0]
-            if self._stuck == (seq, self._changes):
-                return
-            # The last token is always computed: its logits are what the step is for.
-            usable = (seq.known - 1) // limits.block_size
-            hits = self.kv.lookup(seq.hashes[:usable]) if limits.enable_prefix_caching else 0
-            cached = hits * limits.block_size
-            tokens = min(seq.known - cached, budget)
-            need = self._blocks(cached + tokens) - hits
-            ids = self.kv.ids_of(seq.hashes[:hits]) if need <= self.kv.free_blocks else None
-            if ids is None or need + self.kv.unreferenced(ids) > self.kv.free_blocks:
-                self._stuck = (seq, self._changes)
-                return
-            self._waiting.popleft()
-            self.kv.touch(ids)
-            seq.admit(ids.tolist(), cached, now_ns)
-            self._running[seq] = None
-            self._prefilling[seq] = None
-            self._take(seq, tokens, need, chunks)
-            budget -= tokens
-
-    def _take(self, seq: Seq, tokens: int, need: int, chunks: list[Chunk]) -> None:
-        if need:
-            seq.blocks += self.kv.allocate(need)
-        chunks.append(Chunk(seq, tokens, seq.computed))
-        self._changes += 1
-        # As in vLLM, blocks count as cached when they are scheduled: a later sequence of the same step may use them.
-        self._register(seq, seq.computed + tokens)
-
-    def _blocks(self, tokens: int) -> int:
-        return -(-tokens // self.limits.block_size)
-
-    def _register(self, seq: Seq, tokens: int) -> None:
-        full = tokens // self.limits.block_size
-        if full > seq.registered and self.limits.enable_prefix_caching:
-            self.kv.register(seq.blocks[seq.registered : full], seq.hashes[seq.registered : full])
-            seq.registered = full
-
-    def _preempt(self) -> None:
-        """Send the last admitted back to the head of the queue; it keeps its tokens and loses its blocks."""
-        seq = next(reversed(self._running))
-        self._release(seq, self.step_index, self._t_last_ns)
-        seq.preempt()
-        self._waiting.appendleft(seq)
-
-    def _release(self, seq: Seq, steps: int, t_last_ns: int) -> None:
-        """Take a sequence out of the batch and free its blocks; the steps before number `steps`,
-        the last of which ended at t_last_ns, gave it tokens."""
-        del self._running[seq]
-        if seq in self._decoding:
-            del self._decoding[seq]
-            del self._due[seq.offset % self.limits.block_size][seq]
-            self._members = None
-            self._context_offset -= seq.offset
-            seq.leave_decode(steps, t_last_ns)
-            self.energy.leave_decode(seq.account)
-        else:
-            del self._prefilling[seq]
-        self._register(seq, seq.computed)
-        self.kv.free(seq.blocks)
-        self._changes += 1
-        seq.blocks = []
 
     # -- results ------------------------------------------------------------------------------------------------
 
@@ -348,23 +227,19 @@ class EngineCore:
         seq.computed += chunk.tokens
         if seq.computed < seq.known or seq.aborted:
             return
-        del self._prefilling[seq]
         emitted.first.append((seq, seq.emitted))
-        seq.first_token(t_end_ns, self.step_index)
-        self._decoding[seq] = None
-        self._members = None
-        self._context_offset += seq.offset
-        self._due[seq.offset % self.limits.block_size][seq] = None
+        self._scheduler.join_decode(seq, t_end_ns)
         self.energy.join_decode(seq.account, seq.offset)
         if seq.end_step == self.step_index:
             self._finish(seq, t_end_ns, emitted.finished)
-        else:
-            self._ends.setdefault(seq.end_step, []).append(seq)
+
+    def _left_decode(self, seq: Seq) -> None:
+        self.energy.leave_decode(seq.account)
 
     def _finish(self, seq: Seq, t_end_ns: int, finished: list[tuple[Seq, FinishReason]]) -> None:
         if seq.aborted:
             return
-        self._release(seq, self.step_index + 1, t_end_ns)
+        self._scheduler.release(seq, self.step_index + 1, t_end_ns)
         finished.append((seq, seq.reason))
         self._end(seq, seq.reason)
 
@@ -379,8 +254,8 @@ class EngineCore:
         firsts = [seq for seq, index in emitted.first if index == 0]
         self._last = StepRecord(
             t_ns=t_end_ns,
-            running=len(self._running),
-            waiting=len(self._waiting),
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
             kv_usage=self.kv.usage,
             num_ctx_requests=len(step.chunks),
             num_ctx_tokens=sum(c.tokens for c in step.chunks),
