@@ -84,7 +84,14 @@ def check(path: Path, bound: int = BOUND) -> Report:
                     report.fault(sentence)
     if report.rows == 0:
         report.fault(f"{path}: holds no rows below its manifest; a trace needs at least one")
+    report.problems.sort(key=lambda sentence: _line(path, sentence))
     return report
+
+
+def _line(path: Path, sentence: str) -> int:
+    """The line a sentence is about; graph faults are found after those of later rows."""
+    digits = sentence.removeprefix(f"{path}:").partition(":")[0]
+    return int(digits) if digits.isdigit() else 0
 
 
 def _items(path: Path, report: Report | None) -> Iterator[_Item]:

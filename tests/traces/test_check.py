@@ -58,7 +58,17 @@ def test_all_faults_of_a_file_are_found(tmp_path: Path) -> None:
             report.problems,
         )
     assert report.found == len(wanted) == len(report.problems)
+    at = [int(p.removeprefix(f"{path}:").split(":")[0]) for p in report.problems]
+    assert at == sorted(at)
     assert (report.rows, report.workflows, dict(report.unknown)) == (10, 1, {"typo": 1})
+
+
+def test_the_documented_example_is_a_valid_trace(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/traces.md").read_text()
+    path = tmp_path / "example.jsonl"
+    path.write_text(text.split("```json\n")[1].split("```")[0])
+    report = check(path)
+    assert (report.problems, report.rows, report.edges, dict(report.unknown)) == ([], 2, 1, {})
 
 
 def test_faults_beyond_the_bound_are_counted(tmp_path: Path) -> None:
