@@ -8,6 +8,7 @@ saturated uvloop process, and once as a thread inside such a process, to show wh
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -22,15 +23,26 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 ZONES = {"intel-rapl:0": "package-0", "intel-rapl:0:0": "dram", "intel-rapl:1": "package-1", "intel-rapl:1:0": "dram"}
-SATURATED = """
-import asyncio, time, uvloop
+LOOP = """
+import asyncio, time
+try:
+    from uvloop import run
+except ImportError:
+    from asyncio import run
+"""
+SATURATED = (
+    LOOP
+    + """
 async def busy(until):
     while time.monotonic() < until:
         await asyncio.sleep(0)
-uvloop.run(busy(time.monotonic() + {seconds}))
+run(busy(time.monotonic() + {seconds}))
 """
-THREAD = """
-import asyncio, json, sys, time, uvloop
+)
+THREAD = (
+    LOOP
+    + """
+import json, sys
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from energy.sampler import Sampler
@@ -40,12 +52,13 @@ async def busy(until):
         await asyncio.sleep(0)
 found = find_sources(("rapl:" + {tree!r},))
 thread = SamplerThread(Sampler(found.sources, lambda record: None, clock=time.monotonic_ns))
-uvloop.run(busy(time.monotonic() + {seconds}))
+run(busy(time.monotonic() + {seconds}))
 thread.close()
 t = thread.sampler.totals
 late = t.late_ns(0.99)
 print(json.dumps(dict(reads=t.ticks, missed=t.missed, late_p99_ms=late and late / 1e6)))
 """
+)
 
 
 def fake_tree(root: Path) -> Path:

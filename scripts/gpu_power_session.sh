@@ -1,5 +1,5 @@
 #!/bin/sh
-# Everything about power that needs a real NVIDIA GPU, in about five minutes: what is measurable, the probe's verdicts,
+# Everything about power that needs a real NVIDIA GPU, in about eight minutes: what is measurable, the probe's verdicts,
 # and what the sampler costs beside a load. Reads only: sets no limit and no clock.
 #   scripts/gpu_power_session.sh OUT_DIR [python]
 set -eu
@@ -15,3 +15,5 @@ quiet=$(mktemp -d)
 cat "$out/sample_quiet.json"
 "$python" scripts/bench_sampler_gpu.py --json >"$out/bench_sampler_gpu.json"
 cat "$out/bench_sampler_gpu.json"
+"$python" scripts/bench_sampler.py --seconds 60 --json >"$out/bench_sampler.json"
+cat "$out/bench_sampler.json"
