@@ -123,6 +123,7 @@ def main() -> int:
         "seconds": args.seconds,
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
+        "loop": "uvloop" if importlib.util.find_spec("uvloop") else "asyncio (uvloop is not installed)",
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
