@@ -71,8 +71,8 @@ class ScriptedServer:
     connections: int = 0
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def start(self, loop: asyncio.AbstractEventLoop) -> tuple[Any, int]:
-        server = await loop.create_server(lambda: _Session(self), "127.0.0.1", 0)
+    async def start(self, loop: asyncio.AbstractEventLoop, ssl: Any = None) -> tuple[Any, int]:
+        server = await loop.create_server(lambda: _Session(self), "127.0.0.1", 0, ssl=ssl)
         address = getattr(server, "address", None)
         return server, address[1] if address else server.sockets[0].getsockname()[1]
 
