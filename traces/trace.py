@@ -231,6 +231,8 @@ def objects(path: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
 
 def open_binary(path: Path) -> IO[bytes]:
     """A file for reading, through gzip when it is gzipped (by its first bytes, whatever its name). UserError."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; convert it with joulegraph trace import")
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"

@@ -88,6 +88,16 @@ def test_a_replayed_plan_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (flow, manifest.block_size) == (plan, 16)
 
 
+def test_a_dithered_plan_is_not_dithered_again(tmp_path: Path) -> None:
+    """The run's manifest still names the source's quantum; the plan's own stamps no longer have it."""
+    run = recording(tmp_path / "run", "requests", REQUEST)
+    stamps = [3_000_000_000 * i + (i * 977) % 3000 * 1_000_000 for i in range(50)]
+    plan = [Workflow(f"w{i}", (Node(f"w{i}", "a", at, 10, 1),)) for i, at in enumerate(stamps)]
+    write_trace(run.file("trace.jsonl"), Manifest(time_quantum_ms=3000), reversed(plan))
+    flow, manifest = imported(run.path)
+    assert (flow, manifest.time_quantum_ms) == (plan, None)
+
+
 def test_an_empty_run_is_said(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run")
     with pytest.raises(UserError, match=r"holds no trace\.jsonl"):

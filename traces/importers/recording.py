@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, get_args
@@ -15,6 +16,7 @@ from typing import Any, get_args
 from traces.errors import UserError
 from traces.importers.base import Head, Imported, ImportOptions, Notes
 from traces.importers.link import Dense, Unique, settle
+from traces.quantum import time_quantum_ms
 from traces.records import DispatchRecord, RequestRecord, from_row
 from traces.rundir import RunDir
 from traces.trace import read_trace
@@ -32,9 +34,8 @@ def read(path: Path, options: ImportOptions) -> Imported:
     """The best source the folder holds; a note says which it was. UserError when it holds none."""
     run, notes = RunDir.open(path), Notes()
     if run.file("trace.jsonl").is_file():
-        trace = read_trace(run.file("trace.jsonl"))
-        notes.say("taken from the plan (trace.jsonl) of a replayed run")
-        return Imported(trace.manifest, trace.workflows(), notes)
+        notes.say("taken from the plan (trace.jsonl) of a replayed run, with the arrivals it had there")
+        return _plan(run, notes)
     for name, reader in (("requests", _requests), ("dispatch", _dispatches)):
         if run.journals(name):
             notes.say(f"taken from {name}.*.jsonl of a run: arrivals are when requests {_WHEN[name]}")
@@ -45,6 +46,15 @@ def read(path: Path, options: ImportOptions) -> Imported:
     )
 
 
+def _plan(run: RunDir, notes: Notes) -> Imported:
+    """What was replayed. Arrivals may have been dithered or drawn anew: quantum and order are what they show now."""
+    trace = read_trace(run.file("trace.jsonl"))
+    stamps = [n.arrival_ns for n in islice(trace, _LOOK) if not n.blocking]
+    manifest = replace(trace.manifest, time_quantum_ms=time_quantum_ms(stamps), ordered=False)
+    return Imported(manifest, replace(trace, manifest=manifest).workflows(), notes)
+
+
+_LOOK = 5_000
 _WHEN = {"requests": "reached the proxy", "dispatch": "were due"}
 
 
