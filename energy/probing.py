@@ -26,6 +26,7 @@ from energy.sampler import Sampler
 from energy.sampling import SamplerThread
 from energy.source import Found, Polled, Source
 from traces.child import Child, on_lifeline_end, spawn
+from traces.errors import UserError
 
 _MS = 1_000_000
 _SECOND = 1_000_000_000
@@ -37,6 +38,7 @@ _DUTY = (
 )
 _PAUSE_NS = 2 * _SECOND
 _POLL_NS = 20 * _MS
+_PATIENCE_S = 120
 Plan = list[tuple[int, int]]
 
 
@@ -124,7 +126,7 @@ def _record(
         say(f"probing for {(bursts[-1][1] + _PAUSE_NS - time.monotonic_ns()) / 1e9:.0f} s ...")
         for child in children:
             child.lifeline.send_bytes(orjson.dumps(bursts))
-        done: Plan = [(a, b) for a, b in orjson.loads(children[0].lifeline.recv_bytes())]
+        done: Plan = [(a, b) for a, b in orjson.loads(_hear(children[0], bursts[-1][1] - time.monotonic_ns()))]
         time.sleep(_PAUSE_NS / 1e9)
     finally:
         stop.set()
@@ -149,13 +151,21 @@ def _workers(count: int, kind: str) -> Iterator[list[Child]]:
     children = [spawn(work, kind, name=f"probe-{kind}-{n}") for n in range(count)]
     try:
         for child in children:
-            if not child.lifeline.poll(120):
-                raise RuntimeError(f"the {kind} probe's worker did not get ready within 120 s")
-            child.lifeline.recv_bytes()
+            _hear(child, 0)
         yield children
     finally:
         for child in children:
             child.stop()
+
+
+def _hear(child: Child, work_ns: int) -> bytes:
+    """A worker's next message. UserError when it died (its own traceback stands above) or stays silent."""
+    try:
+        if child.lifeline.poll(work_ns / 1e9 + _PATIENCE_S):
+            return child.lifeline.recv_bytes()
+    except (EOFError, ConnectionResetError):
+        raise UserError(f"{child.process.name}: the probe's worker failed; see above, or leave out --probe") from None
+    raise UserError(f"{child.process.name}: the probe's worker is stuck; is the device busy? leave out --probe")
 
 
 def work(lifeline: Connection, kind: str) -> None:
