@@ -15,7 +15,7 @@ from itertools import accumulate, count, islice, repeat
 from random import Random
 from typing import Literal
 
-from loadgen.rates import profile, rescaled
+from loadgen.rates import PROFILES, profile, rescaled
 from traces.errors import UserError
 from traces.workflow import Manifest, Node, Workflow
 
@@ -84,6 +84,33 @@ def plan(workflows: Iterable[Workflow], manifest: Manifest, wanted: Arrivals) ->
         stream = retime(stream, offsets(wanted))
         said.append(_process_sentence(wanted))
     return Plan(stream, tuple(said))
+
+
+def with_process(text: str, base: Arrivals) -> Arrivals:
+    """`recorded`, `constant:RATE`, `poisson:RATE` or `gamma:RATE:CV`, put into base. RATE is a number of workflows per
+    second or a profile of loadgen.rates (`poisson:ramp:1:20:60`). UserError with the remedy."""
+    process, _, rest = text.partition(":")
+    cv = 1.0
+    try:
+        if process == "gamma":
+            rest, _, last = rest.rpartition(":")
+            cv = float(last)
+        rate = float(rest) if rest and rest.partition(":")[0] not in PROFILES else None
+    except ValueError:
+        rate, process = None, ""
+    if process == "recorded" and not rest:
+        return replace(base, process="recorded", rate_per_s=None, rate_profile=None)
+    if process not in ("constant", "poisson", "gamma") or not rest:
+        raise UserError(
+            f"--arrivals {text}: write recorded, constant:RATE, poisson:RATE or gamma:RATE:CV; RATE is a number or one "
+            f"of {', '.join(PROFILES)} with its figures, like poisson:ramp:1:20:60"
+        )
+    profiled = rest if rate is None else None
+    if profiled is not None:
+        profile(profiled, base.seed)  # refuse it now, not at the first arrival
+    out = replace(base, process=process, rate_per_s=rate, rate_profile=profiled, cv=cv)  # type: ignore[arg-type]
+    check(out)
+    return out
 
 
 def check(wanted: Arrivals) -> None:

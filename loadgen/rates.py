@@ -21,6 +21,7 @@ from random import Random
 from traces.errors import UserError
 
 _S = 1_000_000_000
+PROFILES = ("ramp", "burst", "mmpp", "series")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.arrivals import Arrivals, arrival_ns, moved, offsets, plan
+from loadgen.arrivals import Arrivals, arrival_ns, moved, offsets, plan, with_process
 from traces.errors import UserError
 from traces.workflow import Dep, Manifest, Node, Workflow
 
@@ -87,6 +87,19 @@ def test_moving_keeps_recorded_durations() -> None:
     tool = Node("w", "t", 10, 0, 0, kind="tool", t_end_ns=17, t_first_token_ns=12)
     (got,) = moved(Workflow("w", (tool,)), 100).nodes
     assert (got.arrival_ns, got.t_first_token_ns, got.t_end_ns) == (110, 112, 117)
+
+
+def test_processes_as_words() -> None:
+    base = Arrivals(seed=4, limit=3)
+    assert with_process("recorded", base) == base
+    assert with_process("constant:2", base) == Arrivals("constant", 2.0, seed=4, limit=3)
+    assert with_process("gamma:2:0.5", base) == Arrivals("gamma", 2.0, cv=0.5, seed=4, limit=3)
+    ramp = with_process("poisson:ramp:1:20:60", base)
+    assert ramp == Arrivals("poisson", None, "ramp:1:20:60", seed=4, limit=3)
+    assert with_process("gamma:mmpp:1x5,9x5:2", base).rate_profile == "mmpp:1x5,9x5"
+    for bad in ("", "constant", "poisson:x", "gamma:2", "recorded:3", "weird:3", "poisson:ramp:1", "constant:-1"):
+        with pytest.raises(UserError):
+            with_process(bad, base)
 
 
 def test_absolute_mode_unblocks_every_dependency() -> None:
