@@ -16,7 +16,7 @@ from engines.embedded.types import Limits
 from traces.rundir import RunDir
 
 REAL_TICK_NS = 5_000_000
-VIRTUAL_TICK_NS = 20_000_000
+VIRTUAL_TICK_NS = 50_000_000
 
 
 def embedded_options(

@@ -126,9 +126,10 @@ class MemoryTransport(asyncio.Transport):
     def _schedule(self) -> None:
         if not self._pump_due and not self._lost:
             self._pump_due = True
-            self._loop.call_soon(self._pump)
+            self._loop.pump_soon(self)
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Hand the peer's writes to the protocol, one read each. Called by the loop."""
         self._pump_due = False
         if self._closing:
             return
@@ -193,7 +194,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._idle.clock_ns = start_ns
         self.listeners: dict[int, MemoryServer] = {}
         self._next_port = 20_000
+        self._to_pump: list[MemoryTransport] = []
         super().__init__(self._idle)
+
+    def pump_soon(self, transport: MemoryTransport) -> None:
+        """Deliver what lies in a transport's inbox in the loop's next turn: one callback for all of them."""
+        if not self._to_pump:
+            self.call_soon(self._pump_all)
+        self._to_pump.append(transport)
+
+    def _pump_all(self) -> None:
+        transports, self._to_pump = self._to_pump, []
+        for transport in transports:
+            transport.pump()
 
     def time(self) -> float:
         return self._idle.clock_ns / 1e9
