@@ -7,10 +7,12 @@ May not know: where the trace came from, how figures are derived (joulegraph.fin
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from engines.embedded.server import EngineOptions
@@ -21,6 +23,9 @@ from joulegraph.parts import Parts, own_path, pause
 from loadgen.target import Target, split_url
 from traces.errors import UserError
 from traces.rundir import RunDir
+from traces.status import StatusReader
+
+GONE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +115,54 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
         target = replace(_at(target, parts.engine(config_in(run, plan.engine))), model=model_of(plan.engine))
     parts.sampler((f"simulated:{own_path(run, 'engine')}",) if plan.engine is not None else plan.sources)
     run.update_info(sensors=parts.sensors, missing_sensors=parts.missing)
+    engine = target
     if plan.through_proxy:
         target = _at(target, parts.proxy(_url(target)))
     parts.continuous()
     pause(plan.idle_s, lambda: None)
     parts.load(replace(plan.job, target=target, status=own_path(run, "loadgen")))
-    outcome = _watched(run, plan, parts, asked)
+    outcome = _watched(run, plan, parts, asked, engine)
     pause(plan.tail_s, lambda: None)
     return outcome
 
 
-def _watched(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[str, Any]:
+class Heartbeat:
+    """Notices a target that is gone: requests fail and nothing accepts connections there for GONE_S seconds."""
+
+    def __init__(self, target: Target, page: Path, run: RunDir) -> None:
+        self._target, self._run = target, run
+        self._page = StatusReader(page)
+        self._look_s = 0.0
+        self._gone_s: float | None = None
+
+    def check(self, now_s: float) -> None:
+        """Look once a second, only once requests have failed. UserError when the target is gone."""
+        if now_s < self._look_s or self._page.get("requests_failed") == 0:
+            return
+        self._look_s = now_s + 1.0
+        try:
+            socket.create_connection((self._target.host, self._target.port), timeout=0.5).close()
+        except OSError as error:
+            self._gone_s = self._gone_s or now_s
+            if now_s - self._gone_s >= GONE_S:
+                raise UserError(
+                    f"{_url(self._target)} stopped answering during the run ({error}); what was recorded is kept, "
+                    f"joulegraph finish {self._run.path} completes it"
+                ) from error
+        else:
+            self._gone_s = None
+
+
+def _watched(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts, engine: Target) -> dict[str, Any]:
     from joulegraph.continuous import class_joules
     from joulegraph.live.view import LiveView
     from joulegraph.live.watch import Watch
 
     with LiveView(Watch.of_run(run.path, title=plan.title), quiet=plan.quiet) as view:
+        heartbeat = Heartbeat(engine, own_path(run, "loadgen"), run)
 
         def each() -> None:
+            heartbeat.check(time.monotonic())
             view.update(time.monotonic_ns(), class_joules(run))
             if asked.count and not asked.drained:
                 asked.drained = True

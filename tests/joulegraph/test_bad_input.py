@@ -1,0 +1,102 @@
+"""Bad input gets one sentence and exit code 2; nothing is started, nothing is lost."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+from pathlib import Path
+
+import pytest
+
+from joulegraph import cli
+
+ROW = b'{"timestamp": 0, "input_length": 20, "output_length": 2, "hash_ids": [0]}\n'
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "trace.jsonl"
+    path.write_bytes(ROW * 3)
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """The sentence on stderr of a command that must fail with exit code 2."""
+    code = cli.run(argv)
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def test_not_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\x7fELF\x00\x01 nothing")
+    assert str(path) in said(capsys, ["replay", str(path), "--embedded", "h100-llama8b", "--out", str(tmp_path / "r")])
+    assert not (tmp_path / "r").exists()
+
+
+def test_missing_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "gone.jsonl" in said(capsys, ["replay", str(tmp_path / "gone.jsonl"), "--embedded", "h100-llama8b"])
+
+
+def test_truncated_gzip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    rows = b"".join(ROW.replace(b"20", b"%d" % (20 + i * 7919 % 1000)) for i in range(5000))
+    path.write_bytes(gzip.compress(rows)[:-2000])
+    out = str(tmp_path / "r")
+    assert "cut short" in said(capsys, ["replay", str(path), "--embedded", "h100-llama8b", "--no-report", "--out", out])
+
+
+def test_unknown_profile(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    err = said(capsys, ["replay", str(trace), "--embedded", "h900", "--out", str(tmp_path / "r")])
+    assert "h900" in err
+    assert "h100-llama8b" in err
+
+
+def test_unwritable_out(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    out = str(tmp_path / "file" / "r")
+    assert "cannot create the run directory" in said(
+        capsys, ["replay", str(trace), "--embedded", "h100-llama8b", "--out", out]
+    )
+
+
+def test_a_run_is_not_overwritten(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "run.json").write_text("{}")
+    argv = ["replay", str(trace), "--embedded", "h100-llama8b", "--out", str(tmp_path / "r")]
+    assert "already holds a run" in said(capsys, argv)
+
+
+def test_unreachable_target(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        err = said(capsys, ["replay", str(trace), "--target", url, "--out", str(tmp_path / "r")])
+    assert url in err
+    assert "no engine answers there" in err
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--speed", "0"], "--speed 0"),
+        (["--arrivals", "poison:1"], "poison"),
+        (["--arrivals", "poisson:fast"], "numbers"),
+        (["--arrivals", "poisson"], "rate"),
+        (["--target", "http://127.0.0.1:1"], "exactly one"),
+    ],
+)
+def test_impossible_flags(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], word: str
+) -> None:
+    argv = ["replay", str(trace), "--embedded", "h100-llama8b", "--out", str(tmp_path / "r"), *flags]
+    assert word in said(capsys, argv)
+    assert not (tmp_path / "r").exists()
+
+
+def test_finish_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not a run directory" in said(capsys, ["finish", str(tmp_path)])
