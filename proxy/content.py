@@ -37,6 +37,8 @@ SAMPLING = frozenset(
     )
 )
 NOTHING_NAMED = Named()
+_PLAIN_ROLES = ("user", "system", "developer")
+"""roles whose plain text messages name no ids"""
 MAX_MESSAGES = 4096
 Piece = tuple[str, bytes, tuple[str, ...]]
 """role, canonical bytes, tool ids named"""
@@ -90,9 +92,7 @@ def named_ids(body: dict[str, Any]) -> Named:
     older: list[str] = []
     fresh = True
     for turn in reversed(turns) if isinstance(turns, list) else ():
-        if not isinstance(turn, dict) or (
-            len(turn) == 2 and turn.get("role") == "user" and isinstance(turn.get("content"), str)
-        ):
+        if not isinstance(turn, dict) or (len(turn) == 2 and turn.get("role") in _PLAIN_ROLES and _is_text(turn)):
             continue
         fresh = fresh and turn.get("role") != "assistant" and turn.get("type") != "function_call"
         (answered if fresh else older).extend(reversed(tool_ids(turn)))
@@ -146,6 +146,10 @@ def _pieces(body: dict[str, Any]) -> list[Piece]:
     elif prompt is not None:
         out.append(("prompt", _bytes(prompt), ()))
     return out
+
+
+def _is_text(turn: dict[str, Any]) -> bool:
+    return isinstance(turn.get("content"), str)
 
 
 def _are_turns(items: list[Any]) -> bool:

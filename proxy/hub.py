@@ -53,7 +53,7 @@ class Hub:
         self._write = write
         self._loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._unsettled = 0
+        self._outbox: list[tuple[asyncio.Transport, bytes]] = []
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
         targets = [parse_target(url) for url in config.upstreams]
@@ -65,6 +65,18 @@ class Hub:
     def choose(self) -> Pool:
         """The engine with the fewest requests under way; the first of equals."""
         return self.pools[0] if len(self.pools) == 1 else min(self.pools, key=lambda pool: pool.busy)
+
+    def later(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Write once this turn's reads are done: one wake-up of the engine for all requests of the turn."""
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append((transport, data))
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        for transport, data in outbox:
+            if not transport.is_closing():
+                transport.write(data)
 
     # ---- life of an exchange
 

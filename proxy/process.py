@@ -30,6 +30,8 @@ from traces.status import StatusPage
 
 GC_THRESHOLD = 50_000
 TICK_S = 0.25
+FLUSH_S = 0.05
+"""short, so that few rows wait and their memory is used again while it is warm"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
     try:
         run = RunDir(config.out)
         writer = run.writer("requests", str(config.worker), mono_ns=time.monotonic_ns(), wall_ns=time.time_ns())
-        journal = QueuedWriter(writer, limit=config.queue_limit)
+        journal = QueuedWriter(writer, limit=config.queue_limit, every_s=FLUSH_S)
         page = StatusPage(slot_names(), config.status)
         try:
             running = await start(

@@ -171,7 +171,7 @@ class Relay:
         line = _framing_line(exchange.head, sum(map(len, body)), self._streamed)
         first = upstream_head(exchange.head, target.name, target.prefix, line)
         if not self._streamed and len(body) == 1 and len(body[0]) <= 16384:
-            transport.write(first + body[0])
+            self._hub.later(transport, first + body[0])
         else:
             transport.write(first)
             for piece in self._framed(body, last=self._upload_ended):
