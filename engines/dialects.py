@@ -125,11 +125,24 @@ class StreamObserver(Observer):
         self._read = read
         self._plain = plain
         self._splitter = Splitter()
-        self._prefix = self._suffix = b""
+        self._prefix = self._suffix = self._ending = b""
         self._text_at = 0
         self._frame = 1 << 62
 
     def feed(self, body: bytes) -> int:
+        if (  # the hot path: this read is one plain token event, whole
+            len(body) > self._frame
+            and body.startswith(self._prefix)
+            and body.endswith(self._ending)
+            and body.find(b"\n\n") == len(body) - 2
+            and body[self._text_at] != 34  # a quote: no text in it
+            and self._splitter.at_border
+            and b"\r" not in body
+        ):
+            if self._keep_text:
+                self.add_text(_unquote(body[self._text_at : _string_end(body, self._text_at)]))
+            self.tokens += 1
+            return 1
         tokens = 0
         for raw in self._splitter.split(body):
             if (
@@ -170,6 +183,7 @@ class StreamObserver(Observer):
     def _take_shape(self, prefix: bytes, suffix: bytes) -> None:
         self._prefix, self._suffix = prefix, suffix
         self._text_at = len(prefix)
+        self._ending = suffix + b"\n\n"
         self._frame = len(prefix) + len(suffix)
 
     def _slow(self, raw: bytes) -> int:

@@ -80,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._keep = False
         self._extra = False
+        self._why: str | None = None
 
     # ------------------------------------------------------------------ the caller's side
 
@@ -168,23 +169,42 @@ class Connection(asyncio.Protocol):
         self.answered = True
         if self.wire is not None:
             self.wire(data, now)
+        if not self._headed or self._tunnel:
+            self._received(data, now, reply)
+            return
+        # The hot path: one more read of a body.
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._trouble(error)
+        pieces = self._pieces
+        if pieces:
+            self._pieces = []
+            reply.body(pieces[0] if len(pieces) == 1 else b"".join(pieces), now)
+        if self._serves(reply) and (self._finished() or self._why is not None):
+            self._over(reply, now)
+
+    def _received(self, data: bytes, now: int, reply: Reply) -> None:
+        """A read that holds (part of) the reply's head, or tunnel bytes."""
         if self._tunnel:
             reply.body(data, now)
             return
-        had_head = self._headed
-        trouble = self._feed(data, had_head)
+        self._feed(data)
         if not self._serves(reply):  # `wire` aborted
             return
-        if self._headed and not had_head:
+        if self._headed:
             reply.head(self._status, self._headers, now)
         if self._pieces and self._serves(reply):
             body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._pieces = []
             reply.body(body, now)
-        if not self._serves(reply):  # the callback aborted
-            return
-        if trouble is not None:
-            self._lose(trouble)
+        if self._serves(reply):  # else the callback aborted
+            self._over(reply, now)
+
+    def _over(self, reply: Reply, now: int) -> None:
+        """End the reply if this read ended it."""
+        if self._why is not None:
+            self._lose(self._why)
         elif self._finished():
             reply.done(now)
 
@@ -194,22 +214,24 @@ class Connection(asyncio.Protocol):
     def _serves(self, reply: Reply) -> bool:
         return self._reply is reply
 
-    def _feed(self, data: bytes, had_head: bool) -> str | None:
-        """Parse one read; why the reply cannot be understood, or None."""
-        if not had_head:
-            self._head_bytes += len(data)
+    def _feed(self, data: bytes) -> None:
+        """Parse a read that begins in the head."""
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._after_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            if self._complete:
-                self._extra = True
-                return None
-            return f"the reply is not valid HTTP/1.1 ({error})"
+            self._trouble(error)
         if not self._headed and self._head_bytes > HEAD_LIMIT:
-            return f"the reply head is over {HEAD_LIMIT} bytes"
-        return None
+            self._why = f"the reply head is over {HEAD_LIMIT} bytes"
+
+    def _trouble(self, error: httptools.HttpParserError) -> None:
+        """Not HTTP: the reply is lost, or it is complete and what follows it is surplus."""
+        if self._complete:
+            self._extra = True
+        else:
+            self._why = f"the reply is not valid HTTP/1.1 ({error})"
 
     def _after_upgrade(self, rest: bytes) -> None:
         if self._headed and self._status == 101:

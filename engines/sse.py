@@ -37,6 +37,11 @@ class Splitter:
         """What has come since the last complete event."""
         return self._tail
 
+    @property
+    def at_border(self) -> bool:
+        """The next byte begins an event: nothing is kept, and no line feed of a cut CRLF is still to come."""
+        return not self._tail and not self._skip_lf and not self._discarding and self._started
+
     def split(self, data: bytes) -> list[bytes]:
         """Complete events in this read. CRLF and CR count as LF; blank pieces between events are left out."""
         if not self._started and data:

@@ -21,7 +21,8 @@ HIGH_WATER = 1 << 18
 """bytes waiting in the transport at which the queue takes over"""
 QUEUE_LIMIT = 32 << 20
 """bytes a reader may lag behind; past it the connection is dropped"""
-_LOOK_EVERY = 32
+_LOOK_EVERY = 31
+"""mask: the transport's buffer is looked at with every 32nd write"""
 
 
 def framed(event: bytes) -> bytes:
@@ -34,6 +35,7 @@ class Wire:
 
     def __init__(self, transport: asyncio.Transport, drain: Callable[[], Any], *, chunked: bool) -> None:
         self._transport = transport
+        self._send = transport.write
         self._drain = drain
         self._chunked = chunked
         self._queue: deque[bytes] = deque()
@@ -53,9 +55,9 @@ class Wire:
             if self._queued > QUEUE_LIMIT:
                 self._transport.abort()
             return
-        self._transport.write(data)
+        self._send(data)
         self._count += 1
-        if self._count % _LOOK_EVERY == 0 and self._transport.get_write_buffer_size() > HIGH_WATER:
+        if self._count & _LOOK_EVERY == 0 and self._transport.get_write_buffer_size() > HIGH_WATER:
             self._task = asyncio.ensure_future(self._catch_up())
 
     async def _catch_up(self) -> None:
@@ -154,7 +156,7 @@ class Stream:
 
     def __init__(self, reply: Reply, index: int, wire: Wire) -> None:
         self._reply, self._index, self._wire = reply, index, wire
-        self._voice, self._words = reply.voice, reply.tokenizer.word
+        self._voice, self._words, self._write = reply.voice, reply.tokenizer.word, wire.write
         self._number = 0
         self._arguments: list[str] | None = None
         self._heads: dict[int, bytes] | None = None
@@ -178,7 +180,7 @@ class Stream:
         head = self._heads.get(size)
         if head is None:
             head = self._heads[size] = self._head(size)
-        self._wire.write(head + word + self._tail)
+        self._write(head + word + self._tail)
 
     def _head(self, size: int) -> bytes:
         if not self._wire.frame(b"x").startswith(b"1\r\n"):  # HTTP/1.0: no chunks
@@ -215,7 +217,8 @@ class Stream:
             self._begin()
         self._number += 1
         why: str = "stop" if index in reply.stop_text else reason
-        whole = reply.text(index, given)
+        # Only the Responses API repeats the whole text at the end of a stream.
+        whole = reply.text(index, given) if reply.stop_text or reply.plan.api == "responses" else ""
         last = None
         if index in reply.stop_text:
             before = len(reply.tokenizer.decode(given[:-1]))

@@ -9,7 +9,7 @@ May not know: requests, HTTP.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -53,6 +53,16 @@ class _Ids(dict[str, int]):
         return crc32(word.encode("utf-8", "surrogatepass")) % self._vocab_size
 
 
+class _Words(dict[int, bytes]):
+    """Id -> word with its leading space, worked out on first sight."""
+
+    def __missing__(self, token: int) -> bytes:
+        high, low = divmod(token, _BASE)
+        word = f" {_SYLLABLES[high // _BASE]}{_SYLLABLES[high % _BASE]}{_SYLLABLES[low]}".encode()
+        self[token] = word
+        return word
+
+
 class Tokenizer:
     """Text <-> token ids. Ids from vocab_size up to `limit` (end of sequence) are valid and have no text."""
 
@@ -61,8 +71,10 @@ class Tokenizer:
         self.eos_token_id = eos_token_id
         self.limit = max(vocab_size, eos_token_id + 1)
         self._ids = _Ids(vocab_size)
-        self._words: list[bytes | None] = [None] * self.limit
+        self._words = _Words()
         self._words[eos_token_id] = b""
+        self.word: Callable[[int], bytes] = self._words.__getitem__
+        """Text of one token, UTF-8, safe inside a JSON string as it is; once per token on the hot path"""
         self._start, self._end, self._newline = (self._ids[x] for x in (*SPECIAL, "\n"))
 
     def encode(self, text: str) -> list[int]:
@@ -77,15 +89,6 @@ class Tokenizer:
             if len(max(words, key=len)) <= _LONGEST:
                 return list(map(self._ids.__getitem__, words))
         return list(map(self._ids.__getitem__, _PIECES.findall(text)))
-
-    def word(self, token: int) -> bytes:
-        """Text of one token, UTF-8, safe inside a JSON string as it is. IndexError past `limit`."""
-        word = self._words[token]
-        if word is None:
-            high, low = divmod(token, _BASE)
-            word = f" {_SYLLABLES[high // _BASE]}{_SYLLABLES[high % _BASE]}{_SYLLABLES[low]}".encode()
-            self._words[token] = word
-        return word
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of token ids; the end of sequence is left out."""

@@ -49,6 +49,22 @@ class Recorder:
         self.finished.set()
 
 
+class Slow(Recorder):
+    """Calls first_read within its first body; keeps sizes only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_read: Callable[[], None] = print
+        self.paused = asyncio.Event()
+        self.size = 0
+
+    def body(self, data: bytes, now_ns: int) -> None:
+        if not self.size:
+            self.first_read()
+            self.paused.set()
+        self.size += len(data)
+
+
 class ScriptedServer(asyncio.Protocol):
     """Answers the n-th request of a connection with the n-th script: pieces to write, then maybe close."""
 
@@ -320,22 +336,21 @@ def test_real_sockets_with_backpressure_both_ways(uv: bool) -> None:
         server = await loop.create_server(Big, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         pool = Pool("127.0.0.1", port, connect=loop.create_connection, now_ns=time.monotonic_ns)
-        connection, reply = await pool.acquire(), Recorder()
+        connection, reply = await pool.acquire(), Slow()
+        reply.first_read = connection.pause_reading
         flow: list[bool] = []
         connection.flow = flow.append
         head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (total - 60)
         connection.send(head + b"x" * (total - len(head)), reply)
-        while not reply.reads:
-            await asyncio.sleep(0.01)
+        await asyncio.wait_for(reply.paused.wait(), 30)
         assert flow == [False, True]
-        connection.pause_reading()
+        before = reply.size
         await asyncio.sleep(0.05)
-        before = len(reply.data)
-        await asyncio.sleep(0.05)
-        assert len(reply.data) == before < total
+        assert before == reply.size
+        assert before < total
         connection.resume_reading()
-        await reply.finished.wait()
-        assert len(reply.data) == total
+        await asyncio.wait_for(reply.finished.wait(), 30)
+        assert reply.size == total
         pool.release(connection)
         assert pool.idle == 1
         pool.close()
