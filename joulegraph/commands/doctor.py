@@ -214,13 +214,18 @@ def _tell_probe(kind: str, judged: dict[str, Probed]) -> None:
         if one.response is not None:
             fit = one.response
             parts.append(f"lag {fit.lag_ns / 1e6:.0f} ms ({fit.lag_low_ns / 1e6:.0f} .. {fit.lag_high_ns / 1e6:.0f})")
-            parts.append(
-                f"averages over {fit.window_ns / 1e6:.0f} ms" if fit.window_ns else "no averaging beyond its period"
-            )
+            parts.append(_averaging(fit.window_ns, one.updates.period_ns))
             parts.append(f"shows {fit.low_w:.0f} W off, {fit.high_w:.0f} W on, misfit {fit.rms_w:.1f} W")
         if one.duty is not None:
             parts.append(one.duty.sentence())
         _say(f"  {name:<28} " + "; ".join(parts))
+
+
+def _averaging(window_ns: int, period_ns: int | None) -> str:
+    """Windows far below the update period are not resolved by a probe of a dozen cycles."""
+    if period_ns is not None and 2 * window_ns < period_ns:
+        return "averages over less than half its period"
+    return f"averages over {window_ns / 1e6:.0f} ms"
 
 
 def _print_json(args: argparse.Namespace, result: dict[str, Any]) -> None:

@@ -49,14 +49,15 @@ def sensor(
 @settings(max_examples=15, deadline=None)
 @given(lag=st.integers(0, 300), kind=st.sampled_from(["counter", "gauge"]), window=st.sampled_from([25, 100, 1000]))
 def test_lag_and_window_of_a_known_sensor_are_found(lag: int, kind: str, window: int) -> None:
-    """Lag within one update period; the averaging window within a factor of two."""
+    """Lag to a poll and a half; the window within a factor of two, where it is half an update period or longer."""
     bursts = np.array(plan(0, [SQUARE])[0], np.int64)
     shown = sensor(bursts, 15 * S, kind=kind, lag_ns=lag * MS, window_ns=window * MS)
     found = response(shown, bursts)
     assert found is not None
     assert -5 <= found.lag_ns / MS - lag <= 25, "an update is seen at most one poll late"
     if kind == "gauge":
-        assert window / 2 <= found.window_ns / MS <= 2 * window
+        assert found.window_ns / MS <= 2 * window
+        assert window < 50 or found.window_ns / MS >= window / 2, "22 edges cannot tell 10 ms from 25 ms"
     assert found.low_w == pytest.approx(LOW, abs=40)
     assert found.high_w == pytest.approx(HIGH, abs=40)
 
