@@ -19,10 +19,11 @@ from energy.ledger import BOOK as BOOK
 from energy.ledger import Ledger, book, largest_remainder, settle
 from energy.load import load_run
 from energy.model import Blocks, Shares, blocks, shares
+from energy.others import outside_engine, strangers
 from energy.output import write
 from energy.policies import POLICIES, Split, equal
 from energy.rollup import OUTSIDE, Figures, by_label
-from energy.tables import RequestTable, RunData, known
+from energy.tables import Floats, Mask, RequestTable, RunData, known
 from energy.uncertainty import widths
 from energy.work import Windows, WorkCurve, windows, work_curve
 from traces.errors import UserError
@@ -31,6 +32,8 @@ from traces.rundir import RunDir
 BLOCK_NS = 1_000_000_000
 LEVELS = ("L0", "L1", "L2", "L3")
 COMPONENTS = ("gpu", "hbm", "cpu", "dram")
+HOST = ("cpu", "dram")
+NO_SPLIT = "no CPU time per process with a role: all above idle goes to requests, the proxy's and client's part too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Device:
     ledger: Ledger
     work: WorkCurve
     windows: Windows
+    unmeasured: Mask
+    outside: Floats | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +106,12 @@ def attribute(
             max(t1, float(work.last.max()) + 2.0),
         )
         for one in curves:
-            made = _device(data.requests, work, curve, one, policy, profile, lag)
+            made = _device(data, work, curve, one, policy, profile, lag)
             if isinstance(made, str):
                 notes.append(f"{one.source}: {made}")
             else:
                 devices.append(made)
+    notes += [f"{d.curve.source}: {NO_SPLIT}" for d in devices if d.curve.domain in HOST and d.outside is None]
     if not devices:
         level = "L0"
         notes.append("nothing measured: no joules are given")
@@ -120,7 +126,8 @@ def with_policy(result: Attribution, policy: str) -> Attribution:
     devices = []
     for d in result.devices:
         split = POLICIES[policy](d.rows, d.blocks, d.fit)
-        devices.append(replace(d, split=split, ledger=settle(d.rows, d.blocks, split)))
+        books = settle(d.rows, d.blocks, split, d.unmeasured, d.outside)
+        devices.append(replace(d, split=split, ledger=books))
     out = replace(result, policy=policy, devices=devices, figures=_all_figures(devices, result.requests), totals={})
     out.totals.update(totals(out))
     return out
@@ -150,7 +157,7 @@ def choose_level(data: RunData, asked: str | None) -> str:
 
 
 def _device(
-    requests: RequestTable,
+    data: RunData,
     work: Windows,
     curve: WorkCurve,
     one: Curve,
@@ -168,10 +175,13 @@ def _device(
     if isinstance(fit, str):
         return fit
     bend = np.cumsum(np.concatenate([[0.0], fit.bend(cells(curve, curve.t), np.diff(curve.t)) * np.diff(curve.t)]))
-    rows = shares(requests, work, curve, t, bend)
+    rows = shares(data.requests, work, curve, t, bend)
     held = blocks(rows, curve, t, uj, usable)
     split = POLICIES[policy](rows, held, fit)
-    return Device(one, lag, held, rows, fit, split, settle(rows, held, split), curve, work)
+    hidden = strangers(data.processes, data.roles, one.device, one.t_ns[cut])
+    outside = outside_engine(data.processes, data.roles, one.t_ns[cut]) if one.domain in HOST else None
+    books = settle(rows, held, split, hidden, outside)
+    return Device(one, lag, held, rows, fit, split, books, curve, work, hidden, outside)
 
 
 def _figures(name: str, devices: list[Device], requests: RequestTable) -> Figures:

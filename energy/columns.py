@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -111,3 +112,24 @@ def label_column(table: pa.Table, name: str) -> Labels:
     encoded = table[name].combine_chunks().dictionary_encode()
     codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int32)
     return Labels(codes, encoded.dictionary.to_pylist())
+
+
+class Pool:
+    """An array that grows in place (realloc moves pages, not bytes), so that no second copy is ever held."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._data = np.empty(1 << 16, dtype)
+        self._used = 0
+
+    def add(self, part: Any) -> None:
+        """Append the values of part."""
+        need = self._used + len(part)
+        if need > len(self._data):
+            self._data.resize(max(need, 2 * len(self._data)), refcheck=False)
+        self._data[self._used : need] = part
+        self._used = need
+
+    def array(self) -> Any:
+        """Everything added; the pool is spent."""
+        self._data.resize(self._used, refcheck=False)
+        return self._data

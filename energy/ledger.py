@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from energy.model import Blocks, Shares
 from energy.policies import Split
-from energy.tables import Floats, Ints
+from energy.tables import Floats, Ints, Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +38,33 @@ class Ledger:
         return int(np.sum(np.abs(self.delta - parts)))
 
 
-def settle(rows: Shares, blocks: Blocks, split: Split, unmeasured: npt.NDArray[np.bool_] | None = None) -> Ledger:
+def settle(
+    rows: Shares, blocks: Blocks, split: Split, unmeasured: Mask | None = None, outside: Floats | None = None
+) -> Ledger:
     """Scale the split to each block's counter delta and round by largest remainder. A block in `unmeasured` goes there
-    whole; a block in which nothing is modelled goes to idle."""
+    whole; `outside` is the share of each block's energy above idle that others drew (foreign); a block in which nothing
+    is modelled goes to idle."""
     n = len(blocks)
     hidden = np.zeros(n, bool) if unmeasured is None else unmeasured
-    modelled = np.bincount(rows.block, split.active, n) + split.idle + split.tail
+    others = np.zeros(n) if outside is None else outside
+    above = np.bincount(rows.block, split.active, n)
+    modelled = above + split.idle + split.tail
     ratio = np.divide(blocks.uj, modelled, out=np.full(n, np.nan), where=modelled > 0)
     keep = np.where(hidden | (modelled <= 0), 0.0, 1.0)
-    # idle and tail of a block are entries like any row: the last 2 n of the flat arrays
-    block = np.concatenate([rows.block, np.arange(n), np.arange(n)])
-    weight = np.concatenate([split.active, split.idle, split.tail]) * keep[block]
+    # idle, tail and foreign of a block are entries like any row: the last 3 n of the flat arrays
+    every = np.arange(n)
+    block = np.concatenate([rows.block, every, every, every])
+    mine = split.active * (1 - others)[rows.block]
+    weight = np.concatenate([mine, split.idle, split.tail, above * others]) * keep[block]
     weight[len(rows) : len(rows) + n] += (1 - keep) * ~hidden
     target = np.where(hidden, 0, blocks.uj).astype(np.int64)
     parts = largest_remainder(weight, block, target)
-    active, idle, tail = parts[: len(rows)], parts[len(rows) : len(rows) + n], parts[len(rows) + n :]
+    active, (idle, tail, foreign) = parts[: len(rows)], parts[len(rows) :].reshape(3, n)
     own_share = np.divide(split.own, split.active, out=np.zeros(len(rows)), where=split.active > 0)
     own = np.floor(active * np.clip(own_share, 0, 1)).astype(np.int64)
     attributed = np.zeros(n, np.int64)
     np.add.at(attributed, rows.block, active)
-    zero = np.zeros(n, np.int64)
-    return Ledger(active, own, blocks.uj, attributed, idle, tail, zero, np.where(hidden, blocks.uj, 0), ratio)
+    return Ledger(active, own, blocks.uj, attributed, idle, tail, foreign, np.where(hidden, blocks.uj, 0), ratio)
 
 
 BOOK = ("measured_uj", "attributed_uj", "idle_uj", "tail_uj", "foreign_uj", "unmeasured_uj")

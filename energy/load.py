@@ -16,7 +16,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from energy.columns import int_column, journal_tables, label_column
+from energy.columns import Pool, int_column, journal_tables, label_column
 from energy.tables import NONE, Ints, Labels, RequestTable, RunData, Series, StepTable
 from traces.errors import UserError
 from traces.records import PowerEvent, SensorInfo, from_row
@@ -60,7 +60,8 @@ def load_run(run: RunDir) -> RunData:
     notes: list[str] = []
     requests = load_requests(run, notes)
     series, events, processes = load_power(run, notes)
-    return RunData(requests, load_steps(run, notes), series, events, processes, notes)
+    roles = {int(pid): str(role) for pid, role in (run.info.get("processes") or {}).items()}
+    return RunData(requests, load_steps(run, notes), series, events, processes, notes, roles)
 
 
 def load_requests(run: RunDir, notes: list[str]) -> RequestTable:
@@ -90,30 +91,19 @@ class _Gathered:
 
 def _gather(run: RunDir, name: str, schema: pa.Schema, key: str, base: str, notes: list[str]) -> _Gathered | None:
     """All writers' journals; reads leave Arrow chunk by chunk, so that a hundred million of them fit in memory."""
-    tables, counts, times, tokens = [], [], [], []
+    tables, counts = [], []
+    times, tokens = Pool(np.int64), Pool(np.int16)
     for path in run.journals(name):
         for chunk in journal_tables(path, schema, key, notes):
             count, t_ns, token = _reads(chunk, int_column(chunk, base))
             tables.append(chunk.drop_columns(["read_dt_ns", "read_tokens"]))
             counts.append(count)
-            times.append(t_ns)
-            tokens.append(token)
+            times.add(t_ns)
+            tokens.add(np.minimum(token, np.iinfo(np.int16).max))
     if not tables:
         return None
     start = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
-    return _Gathered(pa.concat_tables(tables), start, _poured(times), _poured(tokens))
-
-
-def _poured(parts: list[Any]) -> Any:
-    """Concatenate, giving up each part as soon as it is copied."""
-    out = np.empty(sum(len(p) for p in parts), parts[0].dtype)
-    at = 0
-    parts.reverse()
-    while parts:
-        part = parts.pop()
-        out[at : at + len(part)] = part
-        at += len(part)
-    return out
+    return _Gathered(pa.concat_tables(tables), start, times.array(), tokens.array())
 
 
 def _reads(table: pa.Table, base_ns: Ints) -> tuple[Ints, Ints, Any]:

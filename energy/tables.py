@@ -59,7 +59,7 @@ class RequestTable:
     decode_ns: Ints
     read_start: Ints
     read_ns: Ints
-    read_tokens: npt.NDArray[np.int32]
+    read_tokens: npt.NDArray[np.integer[Any]]
     deps: Any = None
     """list of [{on, blocking, anchor, kind}] per row"""
 
@@ -105,6 +105,8 @@ class RunData:
     events: list[PowerEvent]
     processes: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    roles: dict[int, str] = field(default_factory=dict)
+    """pid -> engine | proxy | client | ..., from run.json"""
 
 
 def known(column: Ints) -> Mask:

@@ -91,11 +91,12 @@ def _counts(requests: RequestTable, row: Ints) -> tuple[Floats, Floats, Floats, 
     no_prompt, no_cached, no_completion = (
         ~known(c[row]) for c in (requests.prompt, requests.cached, requests.completion)
     )
-    seen = np.zeros(len(row))
     counts = np.diff(requests.read_start)
-    if len(requests.read_tokens):
-        total = np.concatenate([[0], np.cumsum(requests.read_tokens, dtype=np.int64)])
-        seen = (total[requests.read_start[1:]] - total[requests.read_start[:-1]])[row].astype(float)
+    total = np.zeros(len(counts))
+    some = np.flatnonzero(counts)
+    if len(some):
+        total[some] = np.add.reduceat(requests.read_tokens, requests.read_start[some], dtype=np.int64)
+    seen = total[row]
     typical = float(np.median(prompt[~no_prompt])) if np.any(~no_prompt) else 0.0
     prompt = np.where(no_prompt, typical, prompt)
     completion = np.where(no_completion, seen, completion)
