@@ -15,8 +15,9 @@ from typing import Any
 from traces.errors import UserError
 from traces.graph import find_cycle
 from traces.group import by_arrival, contiguous
+from traces.lines import objects
 from traces.rows import KNOWN_FIELDS, Where, expand, parse_row, row_problems
-from traces.trace import layout_of, objects, read_trace
+from traces.trace import layout_of, read_trace
 from traces.workflow import Dep, Manifest, Node
 
 BOUND = 20

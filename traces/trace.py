@@ -1,37 +1,42 @@
 """The trace file: JSON Lines (plain or gzip) or Parquet, one row per node, streamed; see docs/traces.md.
 
-Lives here: opening, reading and writing trace files and putting rows together into workflows. What a field may hold is
-in traces.rows; whether times and lengths make sense in traces.check. May not know: the network, clocks, replay.
+Lives here: a trace on disk as rows and as workflows by arrival. How a file is opened is in traces.lines, how it is
+written in traces.writing, what a field may hold in traces.rows; whether times and lengths make sense in traces.check.
+May not know: the network, clocks, replay.
 """
 
 from __future__ import annotations
 
-import gzip
-import os
-import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
-
-import orjson
+from typing import Any
 
 from traces.errors import UserError
 from traces.graph import find_cycle
 from traces.group import Layout, by_arrival, contiguous
+from traces.lines import REMEDY, is_parquet, json_lines, objects
 from traces.quantum import block_rule, time_quantum_ms
-from traces.rows import Where, expand, manifest_row, parse_manifest, parse_row
-from traces.workflow import Manifest, Node, Workflow, node_row
+from traces.rows import Where, expand, parse_manifest, parse_row
+from traces.workflow import Manifest, Node, Workflow
+from traces.writing import workflow_rows, write_trace
 
-__all__ = ["Row", "TraceFile", "Where", "graph_problem", "parse_row", "read_trace", "workflows", "write_trace"]
+__all__ = [
+    "Row",
+    "TraceFile",
+    "Where",
+    "graph_problem",
+    "layout_of",
+    "parse_row",
+    "read_trace",
+    "workflow_rows",
+    "workflows",
+    "write_trace",
+]
 
-MAX_LINE = 1 << 28
-"""Longest line read, bytes: a row beyond it is not a trace row, and reading it must not eat the machine."""
 _LOOK_AHEAD = 4096
 """Rows looked at to notice what a file without a manifest leaves unsaid."""
-_REMEDY = "give a .jsonl, .jsonl.gz or .parquet trace, or convert the file with joulegraph trace import"
 _TELLING = frozenset({"timestamp", "input_length", "workflow_id", "request_id"})
 OnProblem = Callable[[str], None]
 
@@ -82,7 +87,7 @@ class TraceFile:
         that row or workflow is left out.
         """
         if self.manifest.ordered or layout_of(self.path).ordered:
-            groups = contiguous(self.rows(on_problem))
+            groups = _in_order(self.path, contiguous(self.rows(on_problem)))
         else:
             groups = by_arrival(self.rows(_ignore if on_problem else None), self.rows(on_problem))
         for group in groups:
@@ -94,6 +99,20 @@ class TraceFile:
                 raise UserError(problem)
             else:
                 on_problem(problem)
+
+
+def _in_order(path: Path, groups: Iterable[list[Row]]) -> Iterator[list[Row]]:
+    """The groups as they come; UserError where the file breaks its promise to be sorted by arrival."""
+    last = 0
+    for group in groups:
+        arrival = min((row.root_ns for row in group if row.root_ns is not None), default=last)
+        if arrival < last:
+            raise UserError(
+                f"{path}:{group[0].where.line}: workflow arrives at {arrival / 1e6:g} ms, before the one above it, but "
+                "manifest.ordered is true; set it to false or write the file again with joulegraph trace import"
+            )
+        last = arrival
+        yield group
 
 
 def _ignore(problem: str) -> None:
@@ -153,9 +172,9 @@ def read_trace(path: Path, on_problem: OnProblem | None = None) -> TraceFile:
         return TraceFile(path, declared, True)
     raw = next(iter(objects(path)), None)
     if raw is None:
-        raise UserError(f"{path}: holds no rows; {_REMEDY}")
+        raise UserError(f"{path}: holds no rows; {REMEDY}")
     if not raw[1].keys() & _TELLING:
-        raise UserError(f"{path}: not a trace: its first row has none of {', '.join(sorted(_TELLING))}; {_REMEDY}")
+        raise UserError(f"{path}: not a trace: its first row has none of {', '.join(sorted(_TELLING))}; {REMEDY}")
     plain = TraceFile(path, Manifest(), False)
     first = [row.node for row in islice(plain.rows(on_problem), _LOOK_AHEAD)]
     return replace(plain, manifest=noticed(first))
@@ -163,12 +182,12 @@ def read_trace(path: Path, on_problem: OnProblem | None = None) -> TraceFile:
 
 def _declared(path: Path) -> Manifest | None:
     """The manifest a file states itself."""
-    if _is_parquet(path):
+    if is_parquet(path):
         from traces import parquet  # pyarrow is slow to import
 
         found, where = parquet.manifest(path), Where(str(path), 0, 0)
     else:
-        where, first = next(_lines(path), (Where(str(path), 1, 1), {}))
+        where, first = next(json_lines(path), (Where(str(path), 1, 1), {}))
         found = first.get("manifest") if where.line == 1 else None
     return parse_manifest(found, where) if found is not None else None
 
@@ -207,162 +226,3 @@ def layout_of(path: Path) -> Layout:
         key = raw.get("workflow_id")
         layout.see(key if type(key) is str else None, root)
     return layout
-
-
-# --- files -------------------------------------------------------------------------------------------------------
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.suffix == ".parquet"
-
-
-def objects(path: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
-    """The raw rows of a trace file, manifest line left out. UserError on what is not a trace."""
-    if _is_parquet(path):
-        from traces import parquet
-
-        yield from parquet.rows(path)
-        return
-    for where, row in _lines(path):
-        if where.line == 1 and "manifest" in row:
-            continue
-        yield where, row
-
-
-def open_binary(path: Path) -> IO[bytes]:
-    """A file for reading, through gzip when it is gzipped (by its first bytes, whatever its name). UserError."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; convert it with joulegraph trace import")
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
-def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines of a text file, gzipped or not, blank ones left out. UserError on damage and endless lines."""
-    number = 0
-    with open_binary(path) as file:
-        try:
-            while line := file.readline(MAX_LINE):
-                number += 1
-                if len(line) == MAX_LINE:
-                    raise UserError(f"{path}:{number}: line longer than {MAX_LINE} bytes; {_REMEDY}")
-                if not line.isspace():
-                    yield number, line
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(
-                f"{path}: gzip data is cut short or damaged after line {number}; fetch or write the file again"
-            ) from error
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
-def _lines(path: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
-    """The JSON objects of a trace file with their places, the manifest line among them."""
-    name, row = str(path), 0
-    for number, line in raw_lines(path):
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            what = "not a trace: line 1 is not JSON" if row == 0 else f"line {number} is not JSON ({error})"
-            raise UserError(f"{path}: {what}; {_REMEDY if row == 0 else 'mend or remove the line'}") from error
-        if type(value) is not dict:
-            raise UserError(f"{path}: line {number} is not a JSON object; {_REMEDY}")
-        if "manifest" not in value or number != 1:
-            row += 1
-        yield Where(name, number, row), value
-
-
-def write_trace(
-    path: Path, manifest: Manifest | Callable[[], Manifest], flow: Iterable[Workflow], *, compact: bool = True
-) -> int:
-    """Write a trace (.jsonl, .jsonl.gz or .parquet by its suffix), one workflow after the other; the number of nodes.
-
-    The manifest may be a function: it is asked for once all workflows have been written, so that it can say what was
-    lost on the way. `ordered` in it is set by what was written. compact stores block ids as references to an earlier
-    node of the workflow where that is shorter. The file appears whole or not at all. UserError when it cannot.
-    """
-    count = _Counted(flow)
-    part = path.with_name(path.name + ".part")
-    try:
-        if _is_parquet(path):
-            from traces import parquet
-
-            parquet.write(part, lambda: count.settle(manifest), count.rows(compact=False))
-        else:
-            _write_lines(part, gzip.open if path.suffix == ".gz" else open, count, manifest, compact)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return count.nodes
-
-
-class _Counted:
-    """Workflows on their way into a file: counts nodes and watches the order."""
-
-    def __init__(self, flow: Iterable[Workflow]) -> None:
-        self._flow = flow
-        self._layout = Layout()
-        self.nodes = 0
-
-    def rows(self, compact: bool) -> Iterator[dict[str, Any]]:
-        for workflow in self._flow:
-            self.nodes += len(workflow.nodes)
-            for node in workflow.nodes:
-                self._layout.see(node.workflow_id, node.arrival_ns if not node.blocking else None)
-            yield from workflow_rows(workflow, compact)
-
-    def settle(self, manifest: Manifest | Callable[[], Manifest]) -> Manifest:
-        made = manifest() if callable(manifest) else manifest
-        return replace(made, ordered=self._layout.ordered)
-
-
-def _write_lines(
-    part: Path, opened: Any, count: _Counted, manifest: Manifest | Callable[[], Manifest], compact: bool
-) -> None:
-    """Rows first, then the manifest in front of them: it is known last (gzip members may be joined end to end)."""
-    body = part.with_name(part.name + ".rows")
-    try:
-        with opened(body, "wb") as file:
-            for row in count.rows(compact):
-                file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-        with opened(part, "wb") as file:
-            file.write(orjson.dumps(manifest_row(count.settle(manifest)), option=orjson.OPT_APPEND_NEWLINE))
-        with part.open("ab") as whole, body.open("rb") as rows:
-            shutil.copyfileobj(rows, whole, 1 << 20)
-    finally:
-        body.unlink(missing_ok=True)
-
-
-def workflow_rows(workflow: Workflow, compact: bool) -> Iterator[dict[str, Any]]:
-    """The rows of one workflow; compact replaces block ids by a reference to the previous node that has some."""
-    previous: Node | None = None
-    for node in workflow.nodes:
-        row = node_row(node, workflow.class_name)
-        if compact and node.hash_ids is not None:
-            if previous is not None and previous.hash_ids is not None:
-                _shorten(row, node.hash_ids, previous.request_id, previous.hash_ids)
-            previous = node
-        yield row
-
-
-def _shorten(row: dict[str, Any], blocks: tuple[int, ...], reference: str, base: tuple[int, ...]) -> None:
-    """Replace row["hash_ids"] by prefix_ref, prefix_blocks and own_blocks when they share a long enough prefix."""
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(blocks, base, strict=False)) if a != b), min(len(blocks), len(base))
-    )
-    if shared < 8:
-        return
-    runs: list[list[int]] = []
-    for block in blocks[shared:]:
-        if runs and runs[-1][0] + runs[-1][1] == block:
-            runs[-1][1] += 1
-        else:
-            runs.append([block, 1])
-    del row["hash_ids"]
-    row |= {"prefix_ref": reference, "prefix_blocks": shared, "own_blocks": runs}

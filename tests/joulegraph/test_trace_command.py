@@ -88,3 +88,40 @@ def test_out_must_be_a_trace_name_and_another_file(tmp_path: Path, capsys: pytes
 def test_formats_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trace", "formats"]) == 0
     assert {"mooncake", "azure"} <= {line.split()[0] for line in lines(capsys.readouterr().out)}
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "nodes", "edges"),
+    [
+        ("otlp", "x.otlp.jsonl", 390, 390),
+        ("agentic_mooncake", "x.jsonl", 390, 390),
+        ("mooncake", "x.jsonl.gz", 390, 0),
+        ("wfformat", "folder", 390, 390),
+    ],
+)
+def test_agent_sessions_go_out_and_come_back(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, out: str, nodes: int, edges: int
+) -> None:
+    target = tmp_path / out
+    assert (
+        run(["trace", "export", str(data / "traces/weka-claude-code"), "-o", str(target), "--format", name, "--json"])
+        == 0
+    )
+    said = capsys.readouterr()
+    (line,) = lines(said.out)
+    found = orjson.loads(line)
+    assert (found["workflows"], found["format"]) == (10, name)
+    assert [f"{name}: {sentence}" for sentence in found["lost"]] == lines(said.err)
+    assert run(["trace", "import", str(target), "-o", str(tmp_path / "back.parquet"), "--json"]) == 0
+    back = orjson.loads(capsys.readouterr().out)
+    assert (back["nodes"], back["edges"]) == (nodes, edges)
+    assert run(["trace", "check", str(tmp_path / "back.parquet")]) == 0
+
+
+def test_export_says_what_it_cannot(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = str(data / "traces/weka-claude-code")
+    assert run(["trace", "export", source, "-o", str(tmp_path / "x"), "--format", "yaml"]) == 2
+    assert "--format yaml: not known" in capsys.readouterr().err
+    assert run(["trace", "export", source, "-o", str(tmp_path / "x.json"), "--format", "wfformat"]) == 2
+    assert "one file holds one workflow" in capsys.readouterr().err
+    assert run(["trace", "export", source, "-o", str(tmp_path / "x.json"), "--format", "wfformat", "--limit", "1"]) == 0

@@ -261,6 +261,13 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
                 list(workflows(path))
 
 
+def test_a_broken_promise_of_order_is_said(tmp_path: Path) -> None:
+    rows = [node_row(Node(f"w{t}", "a", t * 1_000_000, 1, 1)) for t in (1, 3, 2)]
+    path = rows_file(tmp_path / "t.jsonl", {"manifest": {"ordered": True}}, *rows)
+    with pytest.raises(UserError, match=f"{path}:4: workflow arrives at 2 ms"):
+        list(workflows(path))
+
+
 def test_an_ordered_file_of_any_length_streams(tmp_path: Path) -> None:
     """With the promise kept, the first workflow comes out before the second row is even parsed."""
     path = tmp_path / "t.jsonl"
