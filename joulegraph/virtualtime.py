@@ -44,6 +44,8 @@ class VirtualRun:
     job: LoadJob
     engine: EngineOptions
     through_proxy: bool = False
+    max_concurrency: int | None = None
+    """of the proxy, as in RealRun"""
     idle_s: float = 10.0
     tail_s: float = 5.0
     each: Each | None = None
@@ -168,7 +170,12 @@ class _Session:
         from proxy.server import start as start_proxy
 
         running = await start_proxy(
-            ProxyConfig(upstreams=(f"http://127.0.0.1:{port}",), run_key=b"virtual", max_body=1 << 28),
+            ProxyConfig(
+                upstreams=(f"http://127.0.0.1:{port}",),
+                run_key=b"virtual",
+                max_body=1 << 28,
+                max_concurrency=self.plan.max_concurrency,
+            ),
             host="127.0.0.1",
             port=0,
             now_ns=self.loop.now_ns,
