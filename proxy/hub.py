@@ -116,11 +116,13 @@ class Hub:
             relay.start(waited=True)
         self.page.set("queued", self.gate.queued)
 
-    def settle(self, exchange: Exchange) -> None:
-        """An exchange ended: record it once the bytes are out."""
-        self._loop.call_soon(self._record, exchange)
+    def settle(self, exchange: Exchange, before: Callable[[], None] | None = None) -> None:
+        """An exchange ended: record it once the bytes are out, after `before` has completed what is known of it."""
+        self._loop.call_soon(self._record, exchange, before)
 
-    def _record(self, exchange: Exchange) -> None:
+    def _record(self, exchange: Exchange, before: Callable[[], None] | None) -> None:
+        if before is not None:
+            before()
         row = exchange.row()
         self.lineage.learn(
             row["node_id"] or row["request_id"], row["workflow_id"], row["response_id"], row["tool_call_ids"]

@@ -17,14 +17,18 @@ from proxy.heads import Refusal, ReplyHead, RequestHead, header_value, read_repl
 from proxy.splice import SPLICED_APIS, UsageCut, splice
 from proxy.upstream import Pool, Upstream
 from traces.records import Outcome
-from traces.tags import NODE, REQUEST_ID, WORKFLOW
+from traces.tags import NODE, REQUEST_ID, WORKFLOW, from_headers
 
 if TYPE_CHECKING:
     from proxy.front import Front
     from proxy.hub import Hub
 
 MAX_REPLY_HEAD = 64 << 10
+LARGE_BODY = 16 << 10
+STUDY_LATER_S = 0.005
+"""a large body is hashed this much later (or at the end), so that the reply does not wait for it"""
 _END = b"\r\n\r\n"
+_MAYBE_OBJECT = (b"{", b" ", b"\n", b"\r", b"\t")
 
 
 class Relay:
@@ -39,7 +43,6 @@ class Relay:
         "_head",
         "_hub",
         "_keep_upstream",
-        "_looked",
         "_now_ns",
         "_opening",
         "_parsed",
@@ -47,6 +50,8 @@ class Relay:
         "_request",
         "_retried",
         "_streamed",
+        "_studied",
+        "_tagged",
         "_upload_ended",
         "connection",
         "exchange",
@@ -70,7 +75,8 @@ class Relay:
         self._request: list[bytes] = []
         self._body = b""
         self._parsed: Any = None
-        self._looked = False
+        self._tagged = False
+        self._studied = False
         self._streamed = False
         self._upload_ended = True
         self._opening: asyncio.Task[None] | None = None
@@ -182,18 +188,31 @@ class Relay:
             self.front.pause_upload(False)
 
     def look(self) -> None:
-        """Read the tag and the facts of the request, once, after it went on. Nothing here may fail a request."""
-        if self._looked:
+        """Read the request's tag and, unless the body is large, its facts; once, after it went on."""
+        self.find_tag()
+        if len(self._body) > LARGE_BODY:
+            asyncio.get_running_loop().call_later(STUDY_LATER_S, self.study)
+        else:
+            self.study()
+
+    def find_tag(self) -> None:
+        """The tag; the body is parsed only when the headers alone do not decide."""
+        if self._tagged:
             return
-        self._looked = True
+        self._tagged = True
+        tag = from_headers(self.exchange.head.tags)
+        if tag is None:
+            tag = read_tag(self.exchange.head.tags, self._parse())
+        self.exchange.tag = self._hub.lineage.place(tag) if tag is not None else None
+
+    def study(self) -> None:
+        """The facts of the request and its exact edges, once. Nothing here may fail a request."""
+        if self._studied:
+            return
+        self._studied = True
         exchange, config = self.exchange, self._hub.config
-        body, self._body = self._body, b""
-        parsed, self._parsed = self._parsed, None
-        if parsed is None and body[:1] in (b"{", b" ", b"\n", b"\r", b"\t"):
-            parsed = parse_body(body)
-        lineage = self._hub.lineage
-        tag = read_tag(exchange.head.tags, parsed)
-        exchange.tag = tag = lineage.place(tag) if tag is not None else None
+        parsed = self._parse()
+        self._parsed, self._body = None, b""
         try:
             exchange.facts = read_facts(
                 parsed, mode=config.record_content, key=config.run_key, block_bytes=config.block_bytes
@@ -201,8 +220,19 @@ class Relay:
         except (TypeError, ValueError, RecursionError, AttributeError) as error:
             exchange.add_note(f"request body not understood ({type(error).__name__})")
             return
+        tag = exchange.tag
         workflow, declared = (tag.workflow_id, tag.parents) if tag is not None else (None, ())
-        exchange.edges = lineage.edges(exchange.facts.named, workflow, declared)
+        exchange.edges = self._hub.lineage.edges(exchange.facts.named, workflow, declared)
+
+    def understand(self) -> None:
+        """All of the above, at the latest when the record is made."""
+        self.find_tag()
+        self.study()
+
+    def _parse(self) -> Any:
+        if self._parsed is None and self._body[:1] in _MAYBE_OBJECT:
+            self._parsed = parse_body(self._body)
+        return self._parsed
 
     # ---- from the engine
 
@@ -290,7 +320,7 @@ class Relay:
         if request.http10 and head.chunked:
             lines = [line for line in lines if not line.lower().startswith(b"transfer-encoding:")]
         out = [head.start, *lines]
-        self.look()
+        self.find_tag()
         tag = self.exchange.tag
         if tag is not None:
             if tag.workflow_id is not None:
@@ -391,10 +421,9 @@ class Relay:
         self._done = True
         if self.pool is not None:
             self.pool.busy -= 1
-        self.look()
         self.exchange.end(outcome, now, error)
         self._hub.leave(self)
-        self._hub.settle(self.exchange)
+        self._hub.settle(self.exchange, self.understand)
 
 
 def _framing_line(head: RequestHead, size: int, streamed: bool) -> bytes:
