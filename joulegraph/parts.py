@@ -72,8 +72,8 @@ class Parts:
         self.children["sampler"] = child
         self.sensors, self.missing = found.sensors, found.missing
 
-    def proxy(self, upstream: str, *, text: bool = False) -> str:
-        """Start one proxy worker in front of an engine; its URL."""
+    def proxy(self, upstream: str, *, max_concurrency: int | None = None) -> str:
+        """Start one proxy worker in front of an engine, letting through at most max_concurrency at once; its URL."""
         from proxy.config import ProxyConfig
         from proxy.process import ProcessConfig, proxy_process
 
@@ -81,8 +81,8 @@ class Parts:
             ProxyConfig(
                 upstreams=(upstream,),
                 run_key=os.urandom(32),
-                record_content="text" if text else "hash",
                 max_body=1 << 28,
+                max_concurrency=max_concurrency,
             ),
             host="127.0.0.1",
             port=0,

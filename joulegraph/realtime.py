@@ -36,6 +36,8 @@ class RealRun:
     engine: EngineOptions | None
     sources: tuple[str, ...]
     through_proxy: bool = True
+    max_concurrency: int | None = None
+    """of the proxy: the run-time batch-size knob; its queueing is recorded per request"""
     idle_s: float = 2.0
     """measured before the load with the engine loaded and nothing to do: the idle baseline"""
     tail_s: float = 1.5
@@ -117,7 +119,7 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
     run.update_info(sensors=parts.sensors, missing_sensors=parts.missing)
     engine = target
     if plan.through_proxy:
-        target = _at(target, parts.proxy(_url(target)))
+        target = _at(target, parts.proxy(_url(target), max_concurrency=plan.max_concurrency))
     parts.continuous()
     pause(plan.idle_s, lambda: None)
     parts.load(replace(plan.job, target=target, status=own_path(run, "loadgen")))

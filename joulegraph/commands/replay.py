@@ -54,6 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     arrivals.add_argument("--timeout", type=float, metavar="S", help="per request, from due (600; --embedded: none)")
     run = parser.add_argument_group("run")
     run.add_argument("--proxy", action="store_true", help="put our proxy between load and engine")
+    run.add_argument(
+        "--max-concurrency", type=int, metavar="N", help="let our proxy pass at most N at once (batch size)"
+    )
     run.add_argument("--sources", default="nvml,rapl", help="power sensors for --target (default nvml,rapl; or none)")
     run.add_argument("--policy", default="fitted", help="attribution policy (see joulegraph attribute)")
     run.add_argument("--out", type=Path, metavar="DIR", help="run directory (default runs/<time>-<trace>)")
@@ -197,11 +200,15 @@ def _play(args: argparse.Namespace, run: Any, job_of: Any) -> None:
         return
     from joulegraph.realtime import RealRun, run_real
 
-    if args.embedded:
-        plan_real = RealRun(job, _engine(args), (), through_proxy=args.proxy, title=f"replay {args.trace.name}")
-    else:
-        sources = tuple(s for s in args.sources.split(",") if s and s != "none")
-        plan_real = RealRun(job, None, sources, through_proxy=args.proxy, title=f"replay {args.trace.name}")
+    sources = () if args.embedded else tuple(s for s in args.sources.split(",") if s and s != "none")
+    plan_real = RealRun(
+        job,
+        _engine(args) if args.embedded else None,
+        sources,
+        through_proxy=args.proxy or args.max_concurrency is not None,
+        max_concurrency=args.max_concurrency,
+        title=f"replay {args.trace.name}",
+    )
     run_real(run, plan_real)
 
 
