@@ -105,6 +105,7 @@ class SimulatedSensors:
             offset = int(self._rng.integers(10**9, 10**11)) if spec.reading == "counter" else 0
             self._states.append(_State(offset, int(self._rng.integers(0, spec.period_ns))))
         self._started = False
+        self._moving = [(f"{name}.value", f"{name}.t_ns") for name in self.names]
 
     def slot_names(self) -> list[str]:
         """Slots of the status page, five for each sensor."""
@@ -124,6 +125,18 @@ class SimulatedSensors:
 
     def advance(self, t_ns: int, *cores: Metered) -> dict[str, int]:
         """Let every update up to t_ns happen; returns slots() when anything changed, else an empty dict."""
+        return self.slots() if self.update(t_ns, *cores) else {}
+
+    def readings(self) -> dict[str, int]:
+        """What moves: value and instant of every sensor, by slot name."""
+        out: dict[str, int] = {}
+        for (value, t_ns), state in zip(self._moving, self._states):
+            out[value] = state.shown
+            out[t_ns] = state.t_shown_ns
+        return out
+
+    def update(self, t_ns: int, *cores: Metered) -> bool:
+        """Let every update up to t_ns happen; whether anything changed."""
         if not self._started:
             self._start(t_ns, cores)
         changed = False
@@ -131,7 +144,7 @@ class SimulatedSensors:
             while state.t_next_ns <= t_ns:
                 self._update(spec, state, cores, t_ns)
                 changed = True
-        return self.slots() if changed else {}
+        return changed
 
     def _start(self, t_ns: int, cores: Sequence[Metered]) -> None:
         self._started = True

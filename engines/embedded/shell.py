@@ -169,6 +169,8 @@ class Engine:
         self._pending: list[StepRecord] = []
         self._parts: dict[str, tuple[int, list[TruthRecord]]] = {}
         self._tick_ns = tick_ns
+        self._cores = [replica.core for replica in self.replicas]
+        self._sensors_shown = False
         self._tasks: list[asyncio.Task[None]] = []
         self._flushed_ns = now_ns()
         self._serial = 0
@@ -322,8 +324,14 @@ class Engine:
             "tokens_out": self.counters.generation_tokens,
             "lag_ns": max(r.lag_max_ns for r in self.replicas),
         }
-        if self.sensors is not None:
-            values |= self.sensors.advance(now, *(r.core for r in self.replicas))
+        sensors = self.sensors
+        if sensors is not None:
+            changed = sensors.update(now, *self._cores)
+            if not self._sensors_shown:
+                self._sensors_shown = True
+                values |= sensors.slots()
+            elif changed:
+                values |= sensors.readings()
         page.set_group(values)
 
     def _flush(self, now: int) -> None:

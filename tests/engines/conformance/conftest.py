@@ -10,6 +10,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -90,7 +91,10 @@ def _vllm() -> Iterator[Target]:
     python, model = os.environ["JOULEGRAPH_VLLM_PYTHON"], os.environ["JOULEGRAPH_VLLM_MODEL"]
     from engines.launchers.vllm import VllmOptions, launch
 
-    options = VllmOptions(model=model, python=python, served_model_name="tiny", extra=("--max-model-len", "4096"))
+    flags = ["--enforce-eager", "--max-model-len", "4096", "--max-num-seqs", "32"]
+    if Path(model).is_dir() and not list(Path(model).glob("*.safetensors")):
+        flags += ["--load-format", "dummy"]
+    options = VllmOptions(model=model, python=python, served_model_name="tiny", extra=tuple(flags))
     with launch(options) as running:
         yield Target("vllm", "127.0.0.1", running.port, "tiny")
 
