@@ -21,6 +21,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("joulegraph.commands.replay", "replay a workflow trace, open loop, against an engine"),
     "proxy": ("joulegraph.commands.proxy", "observe and tag live traffic in front of an engine"),
     "engine": ("joulegraph.commands.engine", "start the embedded engine"),
+    "sweep": (
+        "joulegraph.commands.sweep",
+        "many runs over factors, repeated in balanced order, with intervals and plots",
+    ),
     "top": ("joulegraph.commands.top", "live view of a running replay, proxy or demo"),
     "trace": ("joulegraph.commands.trace", "check, show, import and export trace files"),
     "workload": ("joulegraph.commands.workload", "write a synthetic workflow trace"),
