@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +130,37 @@ class _Session(asyncio.Protocol):
             self._transport.write(data)
 
 
+@contextmanager
+def serving() -> Iterator[tuple[int, ScriptedServer]]:
+    """The scripted server on a loop in a thread; its port and itself."""
+    loop = asyncio.new_event_loop()
+
+    async def sleep_until(due_ns: int) -> None:
+        while (left := due_ns - time.monotonic_ns()) > 0:
+            await asyncio.sleep(left / 1e9)
+
+    script = lambda a: stream(a, first_ns=2_000_000, gap_ns=1_000_000)  # noqa: E731
+    server = ScriptedServer(time.monotonic_ns, sleep_until, script)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    listener, port = asyncio.run_coroutine_threadsafe(server.start(loop), loop).result()
+
+    async def close() -> None:
+        listener.close()
+        for task in list(server.tasks):
+            task.cancel()
+        await asyncio.gather(*server.tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    try:
+        yield port, server
+    finally:
+        asyncio.run_coroutine_threadsafe(close(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
 @dataclass(frozen=True)
 class Kit:
     """The helpers above as one fixture, since test files import product packages only."""
@@ -137,6 +171,7 @@ class Kit:
     chunk: Callable[[bytes], bytes] = field(default=chunk)
     token: Callable[..., bytes] = field(default=token)
     finish: Callable[[int, int], bytes] = field(default=finish)
+    serving: Callable[[], Any] = field(default=serving)
     head: bytes = HEAD
 
 

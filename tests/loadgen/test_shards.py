@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,36 +24,6 @@ from traces.workflow import Dep, Manifest, Node, Workflow
 MS = 1_000_000
 S = 1_000_000_000
 LOOSE = Bounds(10 * S, 10 * S, 1.0, 1.0)
-
-
-@contextmanager
-def serving(kit: Any, gap_ns: int = MS) -> Iterator[tuple[int, Any]]:
-    """The scripted server on a loop in a thread; its port and itself."""
-    loop = asyncio.new_event_loop()
-
-    async def sleep_until(due_ns: int) -> None:
-        while (left := due_ns - time.monotonic_ns()) > 0:
-            await asyncio.sleep(left / 1e9)
-
-    server = kit.Server(time.monotonic_ns, sleep_until, lambda a: kit.stream(a, first_ns=2 * MS, gap_ns=gap_ns))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    listener, port = asyncio.run_coroutine_threadsafe(server.start(loop), loop).result()
-
-    async def close() -> None:
-        listener.close()
-        for task in list(server.tasks):
-            task.cancel()
-        await asyncio.gather(*server.tasks, return_exceptions=True)
-        await asyncio.sleep(0)
-
-    try:
-        yield port, server
-    finally:
-        asyncio.run_coroutine_threadsafe(close(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def trace_file(tmp_path: Path, count: int = 30) -> Path:
@@ -103,7 +69,7 @@ def play(tmp_path: Path, trace: Path, port: int, shards: int, **more: Any) -> tu
 @pytest.mark.slow
 def test_three_shards_do_what_one_process_does(tmp_path: Path, kit: Any) -> None:
     trace = trace_file(tmp_path)
-    with serving(kit) as (port, server):
+    with kit.serving() as (port, server):
         one, total, t0 = play(tmp_path, trace, port, 1)
         bodies = sorted((a.headers["x-request-id"], str(a.body)) for a in server.asked)
         server.asked.clear()
@@ -130,7 +96,7 @@ def test_three_shards_do_what_one_process_does(tmp_path: Path, kit: Any) -> None
 @pytest.mark.slow
 def test_drain_death_of_the_parent_and_bad_traces(tmp_path: Path, kit: Any) -> None:
     trace = trace_file(tmp_path, 3000)
-    with serving(kit) as (port, _):
+    with kit.serving() as (port, _):
         job = ShardJob(
             trace, tmp_path / "d", Target("127.0.0.1", port), options=ReplayOptions(bounds=LOOSE, drain_ns=S)
         )
