@@ -20,6 +20,8 @@ from traces.workflow import Manifest, Node, Workflow
 
 MAX_BLOCKS = 5_000_000
 """Distinct blocks remembered for prefix sharing (about 500 MB); requests after that are not counted in it."""
+LONG_GAP_S = 600
+"""A gap between arrivals worth a word: replayed as it is, nothing happens for so long."""
 _PERCENTILES = (5, 50, 95, 99)
 
 
@@ -174,6 +176,7 @@ def arrivals(stamps_ns: Sequence[int]) -> dict[str, Any]:
         "span_s": span / 1e9,
         "rate_per_s": len(gaps) / (span / 1e9) if span else None,
         "cv": deviation / mean if mean else None,
+        "longest_gap_s": max(gaps) / 1e9 if gaps else None,
         "same_instant_share": sum(g == 0 for g in gaps) / len(gaps) if gaps else None,
     }
 
@@ -241,6 +244,8 @@ def text(row: dict[str, Any], manifest: Manifest, declared: bool) -> str:
     rate = "" if when["rate_per_s"] is None else f", {when['rate_per_s']:.3g} workflows/s"
     cv = "" if when["cv"] is None else f", CV of the gaps {when['cv']:.2f}"
     lines.append(f"{'arrivals':<20}over {when['span_s']:,.1f} s{rate}{cv}")
+    if (when["longest_gap_s"] or 0) > LONG_GAP_S:
+        lines.append(f"{'':<20}longest gap {when['longest_gap_s']:,.0f} s: replay with --idle-cap to skip the wait")
     if row["time_quantum_ms"] is not None:
         lines.append(
             f"{'':<20}stamps are multiples of {row['time_quantum_ms']:g} ms: "

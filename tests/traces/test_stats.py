@@ -114,7 +114,23 @@ def test_percentiles_are_exact(values: list[int]) -> None:
 
 def test_missing_figures_are_none() -> None:
     assert spread([]) is None
-    assert arrivals([5]) == {"span_s": 0.0, "rate_per_s": None, "cv": None, "same_instant_share": None}
+    assert arrivals([5]) == {
+        "span_s": 0.0,
+        "rate_per_s": None,
+        "cv": None,
+        "longest_gap_s": None,
+        "same_instant_share": None,
+    }
+
+
+def test_a_long_silence_is_told() -> None:
+    def flow() -> Iterable[Workflow]:
+        for i in (0, 1, 90_000):
+            yield Workflow(f"w{i}", (Node(f"w{i}", "a", i * 10**9, 100, 10),))
+
+    row = collect(Manifest(), flow()).row()
+    assert row["arrivals"]["longest_gap_s"] == 89_999
+    assert "longest gap 89,999 s: replay with --idle-cap" in text(row, Manifest(), True)
 
 
 def test_arrivals_of_a_constant_stream() -> None:
