@@ -143,21 +143,16 @@ class StreamObserver(Observer):
                 self.add_text(_unquote(body[self._text_at : _string_end(body, self._text_at)]))
             self.tokens += 1
             return 1
-        tokens = 0
+        tokens, keep = 0, self._keep_text
+        prefix, suffix, frame, at = self._prefix, self._suffix, self._frame, self._text_at
         for raw in self._splitter.split(body):
-            if (
-                len(raw) > self._frame
-                and raw.startswith(self._prefix)
-                and raw.endswith(self._suffix)
-                and raw[self._text_at] != 34  # a quote: no text in it
-            ):
+            if len(raw) > frame and raw.startswith(prefix) and raw.endswith(suffix) and raw[at] != 34:
                 tokens += 1
-                if self._keep_text:
-                    self.add_text(_unquote(raw[self._text_at : _string_end(raw, self._text_at)]))
-            elif not self._prefix and self._recall(raw):
-                tokens += 1
-            else:
-                tokens += self._slow(raw)
+                if keep:
+                    self.add_text(_unquote(raw[at : _string_end(raw, at)]))
+                continue
+            tokens += 1 if not prefix and self._recall(raw) else self._slow(raw)
+            prefix, suffix, frame, at = self._prefix, self._suffix, self._frame, self._text_at
         self.tokens += tokens
         return tokens
 

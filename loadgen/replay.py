@@ -232,8 +232,10 @@ class _Shell:
         run = _Run(Walk(workflow, origin_ns))
         self._runs[run] = None
         self.tally.workflow_started()
-        self._release(run, run.walk.start())
-        self._settle(run)
+        ready = run.walk.start()
+        self._release(run, ready)
+        if not ready:
+            self._settle(run)
 
     def _release(self, run: _Run, ready: list[Ready]) -> None:
         for item in ready:
@@ -241,6 +243,8 @@ class _Shell:
 
     def _settle(self, run: _Run) -> None:
         """After any progress: skip what a cycle holds, close the workflow when nothing is left."""
+        if run.walk.busy:
+            return
         if run.walk.stuck:
             run.failed = True
             self._skip(run, run.walk.abandon(), "its dependencies form a cycle")

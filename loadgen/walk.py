@@ -107,6 +107,11 @@ class Walk:
         return left
 
     @property
+    def busy(self) -> bool:
+        """A released node has not ended yet."""
+        return bool(self._running)
+
+    @property
     def finished(self) -> bool:
         """Nothing runs and nothing waits."""
         return not self._running and not self._pending

@@ -54,11 +54,12 @@ async def ours(mode: str, port: int, count: int, users: int, rate: int) -> tuple
             yield Workflow(name, (Node(name, "n", at, PROMPT_TOKENS, OUTPUT_TOKENS, hash_ids=(i % 64,)),))
 
     loop = asyncio.get_running_loop()
+    planned = list(workflows())  # as the other client has its body beforehand; a trace is read while it plays
     began = quiet_gc()
     with tempfile.TemporaryDirectory() as folder, Pacer(loop, time.monotonic_ns) as pacer:
         journal = JournalWriter(Path(folder) / "dispatch.0.jsonl", "dispatch", mono_ns=0, wall_ns=0)
         totals = await replay(
-            workflows(), Target("127.0.0.1", port), now_ns=time.monotonic_ns, sleep_until=pacer.sleep_until,
+            planned, Target("127.0.0.1", port), now_ns=time.monotonic_ns, sleep_until=pacer.sleep_until,
             t0_ns=time.monotonic_ns() + (200 * MS if mode == "rate" else 0), connect=loop.create_connection,
             write=journal.write, options=ReplayOptions(
                 prewarm=64 if mode == "rate" else 0, closed_loop_users=None if mode == "rate" else users,
