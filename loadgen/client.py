@@ -172,17 +172,14 @@ class Exchange:
         row = base_row(node, self.class_name, self.wire, self.outcome or "error", self.due_ns, self.end_ns)
         if body is not None:
             row["api"], row["model"] = body.api, body.model
-        for name, value in (
-            ("t_sent_ns", self.sent_ns),
-            ("t_first_byte_ns", self.first_byte_ns),
-            ("t_first_token_ns", self.first_token_ns),
-            ("t_last_token_ns", self.last_token_ns),
-            ("status", self.status),
-            ("error", self.error),
-            ("connection_reused", self.reused),
-        ):
-            if value is not None:
-                row[name] = value
+        if self.sent_ns is not None:
+            row["t_sent_ns"], row["connection_reused"] = self.sent_ns, self.reused
+        if self.first_byte_ns is not None:
+            row["t_first_byte_ns"], row["status"] = self.first_byte_ns, self.status
+        if self.first_token_ns is not None:
+            row["t_first_token_ns"], row["t_last_token_ns"] = self.first_token_ns, self.last_token_ns
+        if self.error is not None:
+            row["error"] = self.error
         if self.read_dt_ns:
             row["read_dt_ns"], row["read_tokens"] = self.read_dt_ns, self.read_tokens
         if observer is not None:
