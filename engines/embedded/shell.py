@@ -225,21 +225,30 @@ class Engine:
             if isinstance(result, Exception):
                 raise result
 
-    def submit(self, request: EngineRequest, wire_id: str, sink: Sink, *, streams: bool, parts: int = 1) -> Ticket:
-        """Queue a sequence on the least loaded replica. parts: sequences that share wire_id, and so one truth record.
+    def submit(
+        self,
+        request: EngineRequest,
+        wire_id: str,
+        sink: Sink,
+        *,
+        streams: bool,
+        parts: int = 1,
+        replica: int | None = None,
+    ) -> Ticket:
+        """Queue a sequence on the least loaded replica, or on the one given by index.
 
-        UserError when it can never fit."""
-        replica = min(self.replicas, key=lambda r: r.load)
+        parts: sequences that share wire_id, and so one truth record. UserError when it can never fit."""
+        chosen = min(self.replicas, key=lambda r: r.load) if replica is None else self.replicas[replica]
         request_id = request.request_id
         if any(request_id in r.tickets for r in self.replicas):  # vLLM takes equal ids too, with a suffix of its own
             self._serial += 1
             request = replace(request, request_id=f"{request_id}~{self._serial}")
-        replica.core.add(request, self.now_ns())
-        ticket = Ticket(replica, request.request_id, wire_id, sink, streams)
-        replica.tickets[request.request_id] = ticket
+        chosen.core.add(request, self.now_ns())
+        ticket = Ticket(chosen, request.request_id, wire_id, sink, streams)
+        chosen.tickets[request.request_id] = ticket
         if parts > 1 and wire_id not in self._parts:
             self._parts[wire_id] = (parts, [])
-        replica.wake()
+        chosen.wake()
         return ticket
 
     def abort(self, ticket: Ticket) -> None:

@@ -1,0 +1,260 @@
+"""Parrot's public API as values: bodies in, parsed calls or the reason against them out.
+
+Lives here: paths, templates, parameters, which bodies the server itself refuses (and in which words), and which bodies
+it takes although they would hang or kill it (`hazard`). May not know: sockets, clocks, who produced what (lineage),
+scheduling (serve). Facts after the protocol as observed on ParrotServe `main`; docs/parrot.md lists them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+
+Criteria = Literal["latency", "throughput"]
+CRITERIA = ("latency", "throughput")
+MODEL_TYPES = ("token_id", "text")
+SESSION, CALL, NATIVE, VAR = "/v1/session", "/v1/semantic_call", "/v1/py_native_call", "/v1/semantic_var"
+SESSION_AUTH = "1"
+"""what every session is given; never checked by the server"""
+DEFAULT_MAX_GEN = 512
+LATENCY_TASKS = 4
+"""a latency task goes only to an engine with fewer tasks than this, and caps it there while it runs"""
+_PLACEHOLDER = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
+_PARAMETER_KEYS = {"name", "is_output", "var_id", "value", "sampling_config"}
+_SAMPLING_KEYS = {
+    "temperature", "top_p", "max_gen_length", "ignore_tokenizer_eos", "stop_token_ids", "stop_str", "presence_penalty",
+    "frequency_penalty", "n", "best_of", "logit_bias", "repetition_penalty", "length_penalty",
+}  # fmt: skip
+RouteKind = Literal["session_open", "session_close", "call", "native", "var_new", "var_set", "var_get", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which operation a request is, and the id in its path (session or variable)."""
+
+    kind: RouteKind
+    name: str = ""
+
+
+def route(method: str, path: str) -> Route:
+    """The operation of a request line. `path` without query; one trailing slash is what the server redirects."""
+    path = path[:-1] if path.endswith("/") and len(path) > 1 else path
+    match (method, path):
+        case ("POST", "/v1/session"):
+            return Route("session_open")
+        case ("POST", "/v1/semantic_call"):
+            return Route("call")
+        case ("POST", "/v1/py_native_call"):
+            return Route("native")
+        case ("POST", "/v1/semantic_var"):
+            return Route("var_new")
+    head, _, name = path.rpartition("/")
+    match (method, head):
+        case ("DELETE", "/v1/session"):
+            return Route("session_close", name)
+        case ("POST", "/v1/semantic_var"):
+            return Route("var_set", name)
+        case ("GET", "/v1/semantic_var"):
+            return Route("var_get", name)
+    return Route("other")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A body the server refuses: `user` is answered as JSON with the error's type and text, else as bare text."""
+
+    text: str
+    user: str | None = None
+    """Python type the server names, e.g. ValueError; None: 500 "Internal Server Error" """
+
+    def body(self) -> tuple[str, bytes]:
+        """Content type and body of the 500."""
+        if self.user is None:
+            return "text/plain; charset=utf-8", b"Internal Server Error"
+        error = f"ParrotError(type=<class '{self.user}'>, msg={self.text})"
+        return "application/json", orjson.dumps({"error": error, "traceback": ""})
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One placeholder's filling. An input has a var_id or a value, an output neither."""
+
+    name: str
+    is_output: bool
+    var_id: str | None = None
+    value: str | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One semantic call as submitted. `parts` are the template's pieces in order: constant text or parameters."""
+
+    session_id: int
+    parts: tuple[str | Parameter, ...]
+    func_name: str | None = None
+    models: tuple[str, ...] = ()
+    model_type: str = "token_id"
+    cache_prefix: bool = True
+    criteria: Criteria | None = None
+    fuse_fill: bool = False
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """In template order."""
+        return [p for p in self.parts if isinstance(p, Parameter)]
+
+    @property
+    def outputs(self) -> list[Parameter]:
+        """One for a call that can run."""
+        return [p for p in self.parameters if p.is_output]
+
+    @property
+    def max_gen_length(self) -> int:
+        """Tokens of the output at most."""
+        value = self.outputs[0].sampling.get("max_gen_length") if self.outputs else None
+        return value if isinstance(value, int) and value > 0 else DEFAULT_MAX_GEN
+
+    @property
+    def ignore_eos(self) -> bool:
+        """Whether the output has exactly max_gen_length tokens."""
+        return bool(self.outputs and self.outputs[0].sampling.get("ignore_tokenizer_eos"))
+
+
+def parse_json(body: bytes) -> dict[str, Any] | None:
+    """A request or reply body as an object, None when it is none."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def session_of(body: Mapping[str, Any]) -> int | None:
+    """The session a body names."""
+    value = body.get("session_id")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def split_template(template: str) -> list[tuple[str, bool]]:
+    """(text, False) for constants and (name, True) for placeholders, in order; empty constants left out."""
+    out: list[tuple[str, bool]] = []
+    for i, piece in enumerate(_PLACEHOLDER.split(template)):
+        if piece:
+            out.append((piece, i % 2 == 1))
+    return out
+
+
+def _parameter(row: Any) -> Parameter | Fault:
+    if not isinstance(row, dict):
+        return Fault("parameter is not an object")
+    for key in row:
+        if key not in _PARAMETER_KEYS:
+            why = f"SemanticFunctionParameter.__init__() got an unexpected keyword argument '{key}'"
+            return Fault(why, "TypeError")
+    name, is_output = row.get("name"), row.get("is_output")
+    if not isinstance(name, str) or not isinstance(is_output, bool):
+        return Fault("SemanticFunctionParameter.__init__() missing required arguments", "TypeError")
+    var_id, value, sampling = row.get("var_id"), row.get("value"), row.get("sampling_config") or {}
+    if is_output:
+        if var_id is not None:
+            return Fault("Output parameter should not have var_id.", "ValueError")
+    elif (var_id is None) == (value is None):
+        return Fault("Input parameter should have either var_id or value.", "ValueError")
+    if not isinstance(sampling, dict):
+        return Fault("sampling_config is not an object")
+    for key in sampling:
+        if key not in _SAMPLING_KEYS:
+            return Fault(f"SamplingConfig.__init__() got an unexpected keyword argument '{key}'", "TypeError")
+    if not isinstance(value, str | None) or not isinstance(var_id, str | None):
+        return Fault("value and var_id must be strings")
+    return Parameter(name, is_output, var_id, value, sampling)
+
+
+def read_call(body: Mapping[str, Any]) -> Call | Fault:
+    """A body of POST /v1/semantic_call, or what the server refuses it with. A call that is read may yet be a hazard."""
+    session_id, template, rows = session_of(body), body.get("template"), body.get("parameters")
+    if session_id is None or not isinstance(template, str) or not isinstance(rows, list):
+        return Fault("session_id, template or parameters is missing or of the wrong type")
+    named: dict[str, Parameter] = {}
+    for row in rows:
+        parameter = _parameter(row)
+        if isinstance(parameter, Fault):
+            return parameter
+        named[parameter.name] = parameter
+    parts: list[str | Parameter] = []
+    for text, is_name in split_template(template):
+        if not is_name:
+            parts.append(text)
+        elif text in named:
+            parts.append(named[text])
+        else:
+            return Fault(f"placeholder {text} has no parameter")
+    criteria = body.get("output_criteria")
+    if criteria is not None and criteria not in CRITERIA:
+        return Fault(f"output_criteria {criteria!r} is not one of {CRITERIA}")
+    fault = _shape_fault(parts)
+    if fault is not None:
+        return fault
+    models = body.get("models") or []
+    return Call(
+        session_id=session_id,
+        parts=tuple(parts),
+        func_name=body.get("func_name") if isinstance(body.get("func_name"), str) else None,
+        models=tuple(map(str, models)) if isinstance(models, list) else (),
+        model_type=str(body.get("model_type") or "token_id"),
+        cache_prefix=bool(body.get("cache_prefix", True)),
+        criteria=criteria,
+        fuse_fill=bool(body.get("fuse_fill")),
+    )
+
+
+def _shape_fault(parts: list[str | Parameter]) -> Fault | None:
+    if not any(isinstance(p, Parameter) for p in parts):
+        return Fault("the template has no placeholder")
+    first = parts[0]
+    if isinstance(first, Parameter) and first.is_output:
+        return Fault("the template begins with an output")
+    return None
+
+
+def hazard(route_: Route, body: Mapping[str, Any] | None, *, allow_native: bool = False) -> str | None:
+    """Why a request must not reach a Parrot: one sentence, or None.
+
+    Only what hangs or kills it, corrupts results, or runs code; what it answers with an error of its own may pass,
+    except where the error shows only at a later GET.
+    """
+    if route_.kind == "native" and not allow_native:
+        return "py_native_call runs code inside the serve layer; start the proxy with --parrot-native to allow it"
+    if route_.kind != "call" or body is None:
+        return None
+    return _call_hazard(body)
+
+
+def _call_hazard(body: Mapping[str, Any]) -> str | None:
+    model_type = body.get("model_type", "token_id")
+    if model_type not in MODEL_TYPES:
+        return (
+            f"model_type must be one of {', '.join(MODEL_TYPES)}: any other ends the serve layer once it is scheduled"
+        )
+    if body.get("fuse_fill"):
+        return "fuse_fill must stay false: it generates on another call's context"
+    criteria = body.get("output_criteria")
+    if criteria is not None and criteria not in CRITERIA:
+        return f"output_criteria must be one of {', '.join(CRITERIA)}"
+    rows, template = body.get("parameters"), body.get("template")
+    if not isinstance(rows, list) or not isinstance(template, str):
+        return None  # the server says so itself
+    outputs = {str(r.get("name")) for r in rows if isinstance(r, dict) and r.get("is_output") is True}
+    if len(outputs) > 1:
+        return "a call may have one output only: with more, reading them fails"
+    pieces = split_template(template)
+    if pieces and pieces[0][1] and pieces[0][0] in outputs:
+        return "the template must not begin with its output"
+    if outputs and sum(1 for text, name in pieces if name and text in outputs) != 1:
+        return "the output must stand in the template exactly once"
+    return None
