@@ -332,21 +332,19 @@ def _take_usage(observer: Observer, usage: Any) -> None:
     """OpenAI's usage object, old and Responses spelling."""
     if not isinstance(usage, dict):
         return
-    seen = observer.usage
-    for key in ("prompt_tokens", "input_tokens"):
-        if usage.get(key) is not None:
-            seen.prompt_tokens = int(usage[key])
-    for key in ("completion_tokens", "output_tokens"):
-        if usage.get(key) is not None:
-            seen.completion_tokens = int(usage[key])
-    for key in ("prompt_tokens_details", "input_tokens_details"):
-        details = usage.get(key) or {}
-        if details.get("cached_tokens") is not None:
-            seen.cached_tokens = int(details["cached_tokens"])
-    for key in ("completion_tokens_details", "output_tokens_details"):
-        details = usage.get(key) or {}
-        if details.get("reasoning_tokens") is not None:
-            seen.reasoning_tokens = int(details["reasoning_tokens"])
+    seen, get = observer.usage, usage.get
+    prompt = get("prompt_tokens") if "prompt_tokens" in usage else get("input_tokens")
+    if prompt is not None:
+        seen.prompt_tokens = int(prompt)
+    completion = get("completion_tokens") if "completion_tokens" in usage else get("output_tokens")
+    if completion is not None:
+        seen.completion_tokens = int(completion)
+    details = get("prompt_tokens_details") or get("input_tokens_details")
+    if details and details.get("cached_tokens") is not None:
+        seen.cached_tokens = int(details["cached_tokens"])
+    details = get("completion_tokens_details") or get("output_tokens_details")
+    if details and details.get("reasoning_tokens") is not None:
+        seen.reasoning_tokens = int(details["reasoning_tokens"])
 
 
 def _take_metrics(observer: Observer, row: dict[str, Any]) -> None:
@@ -388,9 +386,11 @@ def _choices(observer: Observer, row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _completions(observer: Observer, row: dict[str, Any]) -> int:
     """/v1/completions, streamed or not."""
-    return sum(
-        bool(observer.add_text(choice.get("text")) or choice.get("token_ids")) for choice in _choices(observer, row)
-    )
+    tokens = 0
+    for choice in _choices(observer, row):
+        if observer.add_text(choice.get("text")) or choice.get("token_ids"):
+            tokens += 1
+    return tokens
 
 
 def _chat(observer: Observer, row: dict[str, Any]) -> int:
