@@ -134,6 +134,11 @@ class Exchange:
         self.note = note if self.note is None else f"{self.note}; {note}"
 
     @property
+    def said_all(self) -> bool:
+        """The reply's own end marker ([DONE], message_stop ...) was relayed; SDKs close the connection right then."""
+        return self._observer is not None and self.stream and self._observer.ended
+
+    @property
     def bytes_out(self) -> int:
         """Reply body bytes read from the engine so far, framing included."""
         return sum(self._read_bytes)

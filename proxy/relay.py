@@ -386,9 +386,13 @@ class Relay:
 
     def client_left(self, now: int) -> None:
         """The client is gone: so is its request at the engine."""
-        self.abandon("client_left", now, "the client left")
+        if self.exchange.said_all:
+            self.exchange.add_note("the client closed right after the end marker")
+            self.abandon("ok", now, None)
+        else:
+            self.abandon("client_left", now, "the client left")
 
-    def abandon(self, outcome: Outcome, now: int, why: str) -> None:
+    def abandon(self, outcome: Outcome, now: int, why: str | None) -> None:
         """End from our side: leave the engine at once."""
         if self._opening is not None:
             self._opening.cancel()

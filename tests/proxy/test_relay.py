@@ -267,6 +267,20 @@ def test_a_client_that_leaves_aborts_upstream_at_once(rig: Any, post: Any, stage
     rig(scenario)
 
 
+def test_a_client_that_closes_at_the_end_marker_has_got_everything(rig: Any, post: Any) -> None:
+    async def scenario(r: Any) -> None:
+        client = await r.client(post(STREAM))
+        engine = await r.accepted()
+        engine.send(SSE_HEAD + chunk(token("a")) + chunk(LAST) + chunk(USAGE) + chunk(DONE))
+        await client.has(DONE)
+        client.transport.abort()
+        record = await r.settle()
+        assert (record.outcome, record.completion_tokens, record.error) == ("ok", 2, None)
+        assert "end marker" in record.note
+
+    rig(scenario)
+
+
 def test_half_close_counts_as_leaving_and_is_not_passed_on(rig: Any, post: Any) -> None:
     async def scenario(r: Any) -> None:
         client = await r.client(post(STREAM))

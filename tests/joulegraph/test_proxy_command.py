@@ -1,0 +1,221 @@
+"""`joulegraph proxy` as a whole: workers on one port, control port, limits, signals, bad input; views of traffic."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from joulegraph.control import prometheus
+from joulegraph.proxying import split_limit
+from joulegraph.traffic import Traffic
+from proxy.page import slot_names
+from traces.errors import UserError
+from traces.rundir import RunDir
+from traces.status import StatusPage, StatusReader
+
+REPLY = b'{"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
+
+
+class Engine(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", str(len(REPLY)))
+        self.end_headers()
+        self.wfile.write(REPLY)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def engine() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Engine)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def command(*args: str, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "joulegraph", "proxy", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **env},
+    )
+
+
+def ask(address: str, method: str, path: str, body: str | None = None, **headers: str) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(address, timeout=10)
+    connection.request(method, path, body, headers)
+    reply = connection.getresponse()
+    data = reply.read()
+    connection.close()
+    return reply.status, json.loads(data) if reply.headers.get_content_subtype() == "json" else data.decode()
+
+
+def ends(child: subprocess.Popen[str], timeout: float = 20) -> tuple[int, str]:
+    _, err = child.communicate(timeout=timeout)
+    return child.returncode, err
+
+
+def test_the_command(tmp_path: Path, engine: str) -> None:
+    run = tmp_path / "run"
+    child = command(
+        "--upstream", engine, "--listen", "127.0.0.1:0", "--control", "0", "--workers", "2", "--max-concurrency", "5",
+        "--record", str(run), "--key-env", "PROXY_KEY", "--json", PROXY_KEY="s3cret-of-the-proxy",
+    )  # fmt: skip
+    assert child.stdout is not None
+    told = json.loads(child.stdout.readline())
+    data, control = told["listen"], told["control"]
+    tags = {"X-Workflow-Id": "w/1", "X-Workflow-Node": "a", "X-Workflow-Class": "agentic"}
+    key = {"Authorization": "Bearer s3cret-of-the-proxy"}
+    assert ask(data, "POST", "/v1/completions", "{}", **tags)[0] == 401
+    for _ in range(8):
+        assert ask(data, "POST", "/v1/completions", '{"model":"m","prompt":"p"}', **tags, **key)[0] == 200
+    assert ask(data, "GET", "/workflows", **key)[0] == 404  # not through the data port
+    assert ask(data, "GET", "/healthz", **key)[0] == 404
+    assert ask(control, "GET", "/healthz") == (200, {"status": "ok", "workers": 2})
+    for _ in range(100):
+        status, found = ask(control, "GET", "/workflows/w/1")
+        if status == 200 and found["requests"] == 8:
+            break
+    assert (found["class"], found["requests"], found["prompt_tokens"]) == ("agentic", 8, 24)
+    assert {n["node_id"] for n in found["nodes"]} == {"a"}
+    assert ask(control, "GET", "/workflows")[1]["workflows"][0]["workflow_id"] == "w/1"
+    assert ask(control, "GET", "/workflows/unknown")[0] == 404
+    metrics = ask(control, "GET", "/metrics")[1]
+    assert "joulegraph_proxy_requests_total 8\n" in metrics
+    assert "joulegraph_proxy_concurrency_limit 5\n" in metrics
+    assert 'gen_ai_client_token_usage_total{gen_ai_token_type="input"} 24\n' in metrics
+    assert ask(control, "PUT", "/limit", '{"max_concurrency": 7}')[0] == 200
+    for bad in ('{"max_concurrency": 1}', '{"max_concurrency": true}', "{}", "x", "[]"):
+        assert ask(control, "PUT", "/limit", bad)[0] == 400
+    child.send_signal(signal.SIGTERM)
+    assert ends(child)[0] == 0
+    info = RunDir.open(run).info
+    assert (info["state"], info["manifest"]["block_unit"], info["config"]["workers"]) == ("complete", "bytes", 2)
+    assert len(list(RunDir.open(run).rows("requests"))) == 8
+    for file in run.iterdir():
+        assert b"s3cret" not in file.read_bytes()
+
+
+def test_kill_of_the_parent_leaves_no_worker(tmp_path: Path, engine: str) -> None:
+    run = tmp_path / "run"
+    child = command("--upstream", engine, "--listen", "127.0.0.1:0", "--control", "0", "--record", str(run), "--json")
+    assert child.stdout is not None
+    told = json.loads(child.stdout.readline())
+    assert ask(told["listen"], "POST", "/v1/completions", '{"prompt":"p"}')[0] == 200
+    child.kill()
+    child.communicate(timeout=20)  # the worker holds our pipe until it leaves
+    with pytest.raises(OSError):
+        ask(told["listen"], "POST", "/v1/completions", "{}")
+    assert len(list(RunDir.open(run).rows("requests"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--upstream", "ftp://x"], "not an http"),
+        (["--upstream", "http://u:p@h"], "credentials"),
+        (["--upstream", "http://127.0.0.1:1", "--listen", "0.0.0.0:0"], "not a loopback"),
+        (["--upstream", "http://127.0.0.1:1", "--listen", "nonsense"], "HOST:PORT"),
+        (["--upstream", "http://127.0.0.1:1", "--key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
+        (["--upstream", "http://127.0.0.1:1", "--workers", "0"], "at least 1"),
+        (["--upstream", "http://127.0.0.1:1", "--workers", "3", "--max-concurrency", "2"], "3 workers"),
+        (["--upstream", "http://127.0.0.1:1", "--record", "/proc/no"], "run directory"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, args: list[str], says: str) -> None:
+    more = [] if "--record" in args else ["--record", str(tmp_path / "run")]
+    if "--listen" not in args:
+        more += ["--listen", "127.0.0.1:0"]
+    code, err = ends(command(*args, *more, "--control", "0"))
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers", "shares"), [(None, 2, [None, None]), (5, 2, [3, 2]), (4, 4, [1, 1, 1, 1]), (7, 1, [7])]
+)
+def test_limits_are_split_whole(limit: int | None, workers: int, shares: list[int | None]) -> None:
+    assert split_limit(limit, workers) == shares
+
+
+def test_a_limit_below_the_workers_is_refused() -> None:
+    with pytest.raises(UserError):
+        split_limit(1, 2)
+
+
+def row(workflow: str | None, name: str, start: int, end: int, *on: str) -> dict[str, Any]:
+    return {
+        "request_id": f"r-{name}", "node_id": name, "workflow_id": workflow, "outcome": "ok", "t_arrival_ns": start,
+        "t_end_ns": end, "t_first_token_ns": start + 1, "completion_tokens": 2, "deps": [{"on": o} for o in on],
+    }  # fmt: skip
+
+
+def test_a_workflow_as_a_graph() -> None:
+    traffic = Traffic()
+    for made in (
+        row("w", "a", 0, 10),
+        row("w", "c", 12, 40, "a"),
+        row("w", "b", 11, 20, "a"),
+        row("w", "d", 45, 60, "b", "c"),
+    ):
+        traffic.take(made)
+    traffic.take(row(None, "x", 0, 1))
+    found = traffic.detail("w", {"w": {"active_uj": 7}})
+    assert found is not None
+    assert found["critical_path"] == ["a", "c", "d"]
+    assert (found["makespan_ns"], found["energy"], found["completion_tokens"]) == (60, {"active_uj": 7}, 8)
+    assert [n["node_id"] for n in found["nodes"]] == ["a", "b", "c", "d"]
+    assert traffic.overview({})["untagged_requests"] == 1
+    assert traffic.detail("x", {}) is None
+
+
+def test_memory_of_workflows_is_bounded() -> None:
+    traffic = Traffic(max_workflows=2, max_requests=3)
+    for k in range(5):
+        for name in ("w1", f"v{k}"):
+            traffic.take(row(name, f"n{k}", k, k + 1))
+    names = [w["workflow_id"] for w in traffic.overview({})["workflows"]]
+    assert names == ["v4", "w1"]
+    found = traffic.detail("w1", {})
+    assert found is not None
+    assert (found["requests"], len(found["nodes"]), found["nodes_left_out"]) == (5, 3, 2)
+
+
+def test_prometheus_adds_workers_up() -> None:
+    pages = [StatusPage(slot_names()) for _ in range(2)]
+    for page in pages:
+        page.add("requests", 3)
+        page.observe("e2e", 5_000_000)
+        page.add("e2e_sum_ns", 5_000_000)
+    text = prometheus([StatusReader(p) for p in pages], {"classes": {'a"b': 1_500_000}})
+    assert "joulegraph_proxy_requests_total 6\n" in text
+    assert "gen_ai_server_request_duration_seconds_count 2\n" in text
+    assert "gen_ai_server_request_duration_seconds_sum 0.010000000\n" in text
+    assert 'joulegraph_active_joules{class="a\\"b"} 1.500000\n' in text
+    edges = [line for line in text.splitlines() if line.startswith("gen_ai_server_request_duration_seconds_bucket")]
+    counts = [int(line.rpartition(" ")[2]) for line in edges]
+    assert counts == sorted(counts)
+    assert counts[-1] == 2
