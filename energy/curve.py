@@ -117,11 +117,11 @@ def _from_counter(series: Series) -> Curve | str:
     else:
         at = np.concatenate([[0], moved])
         low, high = series.t0_ns[moved - 1], series.t1_ns[moved]
-        edge = (low + high) // 2
+        edge, half = regular((low + high) // 2, (high - low) // 2)
         period = int(np.median(np.diff(edge))) if len(edge) > 2 else int(high[0] - low[0])
         first = min(int(middle[0]), int(edge[0]) - period)  # the first value was set one period before it changed
         t = np.concatenate([[first], edge])
-        bracket = np.concatenate([[period // 2], (high - low) // 2])
+        bracket = np.concatenate([[period // 2], half])
         broken = back[moved - 1]
     t = np.maximum.accumulate(t)
     keep = np.concatenate([[True], np.diff(t) > 0])
@@ -137,6 +137,39 @@ def _from_counter(series: Series) -> Curve | str:
         series.info.device, series.info.domain, series.info.source, t[keep], cumulative[at][keep], bracket[keep],
         broken, quantum, int(np.median(np.diff(t[keep]))), simulated=series.info.simulated, resets=int(np.sum(back)),
     )  # fmt: skip
+
+
+REACH = 40
+"""edges on either side that say where one lies"""
+
+
+def regular(edge: Ints, half: Ints) -> tuple[Ints, Ints]:
+    """Edges of a sensor that updates in step, straightened: each bracket says only that an update fell inside it, but
+    all of them lie on one slowly drifting grid. Kept as they are where they do not (an irregular sensor)."""
+    if len(edge) < 2 * REACH:
+        return edge, half
+    step = np.diff(edge)
+    period = float(np.median(step))
+    for _ in range(3):  # missed updates are whole periods
+        count = np.maximum(np.floor(step / period + 0.4), 1)
+        period = float(step.sum() / count.sum())
+    k = np.concatenate([[0.0], np.cumsum(count)])
+    off = edge - edge[0] - k * period
+    # a running straight line through the offsets: window sums by prefix sums
+    low = np.clip(np.arange(len(edge)) - REACH, 0, None)
+    high = np.clip(np.arange(len(edge)) + REACH + 1, None, len(edge))
+    sums = [np.concatenate([[0.0], np.cumsum(v)]) for v in (np.ones(len(k)), k, off, k * k, k * off)]
+    n, sk, so, skk, sko = (v[high] - v[low] for v in sums)
+    slope = (n * sko - sk * so) / np.maximum(n * skk - sk * sk, 1e-9)
+    line = so / n + slope * (k - sk / n)
+    miss = np.abs(off - line)
+    if np.quantile(miss, 0.9) > max(2.2 * float(np.median(half)), 2e6):
+        return edge, half
+    straight = np.rint(edge[0] + k * period + line).astype(np.int64)
+    if np.any(np.diff(straight) <= 0):
+        return edge, half
+    sure = np.maximum(1_000_000, 3 * miss.mean() / np.sqrt(REACH)).astype(np.int64)
+    return straight, np.minimum(half, sure)
 
 
 def _from_gauge(series: Series) -> Curve:

@@ -10,8 +10,9 @@ the run's own power and time, nothing from any simulator. May not know: requests
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf, isfinite
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
@@ -19,6 +20,7 @@ from scipy.optimize import nnls
 from energy.curve import Curve, borders
 from energy.tables import Floats, Ints, Mask
 from energy.work import FEATURES, WorkCurve
+from traces.errors import UserError
 
 TERMS = ("idle_s", "tail_s", "busy_s", *FEATURES)
 """Regressors of energy; joules per unit each."""
@@ -42,6 +44,25 @@ class Profile:
     seconds: dict[str, float]
     cap_w: float = inf
     provenance: str = ""
+
+
+def profile_json(profile: Profile) -> dict[str, Any]:
+    """A profile as its file has it."""
+    row = asdict(profile)
+    return {"kind": "energy-profile", "version": 1, **row, "cap_w": row["cap_w"] if isfinite(profile.cap_w) else None}
+
+
+def read_profile(document: Any, where: str) -> Profile:
+    """A profile from its file's object. UserError on another shape, or one made from a simulator."""
+    if not isinstance(document, dict) or document.get("kind") != "energy-profile":
+        raise UserError(f"{where}: not an energy profile; make one with joulegraph calibrate")
+    if "simulated" in str(document.get("provenance", "")):
+        raise UserError(f"{where}: comes from a simulated sensor; a simulator's profile is never a prior, measure one")
+    cap = document.get("cap_w")
+    return Profile(
+        str(document["name"]), document["joules"], document["sd"], document["seconds"],
+        inf if cap is None else float(cap), str(document.get("provenance", "")),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +94,17 @@ class Spans:
         n = len(self.joules)
         columns = [np.bincount(self.span, factor * self.terms[:, k], n) for k in range(self.terms.shape[1])]
         return np.stack(columns, 1).astype(float)
+
+
+def joined(parts: list[Spans]) -> Spans:
+    """Spans of several runs, one after another."""
+    first = np.cumsum([0, *(len(p) for p in parts[:-1])])
+    return Spans(
+        np.concatenate([p.terms for p in parts]), np.concatenate([p.cell_s for p in parts]),
+        np.concatenate([p.span + k for p, k in zip(parts, first, strict=True)]),
+        np.concatenate([p.joules for p in parts]), np.concatenate([p.seconds for p in parts]),
+        np.concatenate([p.begin for p in parts]),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,12 +238,12 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
     tail = spread(t, busy_end, tail_end, tail_end - busy_end)
     at_once = decoding / np.maximum(decode_busy, 1e-9)
     count = np.where(decoding > 0, decode / np.maximum(at_once, 1.0), 0.0)
-    firsts = np.histogram(work.first, t)[0]
-    count = np.where((decoding <= 0) & (firsts > 0), 1.0, count)
     present = (prefilling + decoding) / np.maximum(np.diff(busy), 1e-9)
+    alone = np.diff(spread(t, work.start, work.first, one)) / np.maximum(present, 1.0)
+    count = np.where(decoding <= 0, alone, count)  # prefills of one moment share a step
     share = count / np.maximum(present, 1.0)
     if steps is not None:
-        count, share = _told(steps, work.origin_ns, t, count, share)
+        count, share = _told(steps, work.origin_ns, busy_start, t, count, share)
     before = work.prefill * work.cached + work.prefill * np.maximum(work.prefill - 1, 0) / 2
     columns = [
         np.concatenate([[0.0], np.cumsum(count)]),
@@ -259,15 +259,20 @@ def _cover(t: Floats, start: Floats, end: Floats) -> Floats:
     return np.diff(spread(t, start, end, end - start))
 
 
-def _told(steps: StepTable, origin_ns: int, t: Floats, count: Floats, share: Floats) -> tuple[Floats, Floats]:
-    """Steps and shares per cell as the iteration stream has them, where it covers the cell."""
-    at = (steps.t_ns - origin_ns) / 1e9
-    sequences = np.maximum(steps.ctx_requests + steps.generation_requests, 1)
-    inside = (at >= t[0]) & (at < t[-1]) & (steps.ctx_requests + steps.generation_requests > 0)
-    cell = np.searchsorted(t, at[inside], "right") - 1
-    covered = np.zeros(len(count), bool)
-    if np.any(inside):
-        covered[cell.min() : cell.max() + 1] = True
-    n = np.bincount(cell, minlength=len(count)).astype(float)
-    s = np.bincount(cell, 1 / sequences[inside], len(count))
+def _told(
+    steps: StepTable, origin_ns: int, busy_start: Floats, t: Floats, count: Floats, share: Floats
+) -> tuple[Floats, Floats]:
+    """Steps and shares per cell as the iteration stream has them, where it covers the cell. A step lasts from the one
+    before (or from the start of work) to its stamp."""
+    sequences = steps.ctx_requests + steps.generation_requests
+    end = (steps.t_ns - origin_ns) / 1e9
+    begun = busy_start[np.maximum(np.searchsorted(busy_start, end, "left") - 1, 0)] if len(busy_start) else end
+    start = np.maximum(np.concatenate([[-np.inf], end[:-1]]), np.minimum(begun, end - 1e-6))
+    inside = (end >= t[0]) & (end < t[-1]) & (sequences > 0)
+    if not np.any(inside):
+        return count, share
+    start, end, sequences = np.minimum(start, end - 1e-6)[inside], end[inside], sequences[inside]
+    covered = (t[1:] > start[0]) & (t[:-1] < end[-1])
+    n = np.diff(spread(t, start, end, np.ones(len(end))))
+    s = np.diff(spread(t, start, end, 1.0 / sequences))
     return np.where(covered, n, count), np.where(covered, s, share)

@@ -16,6 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--policy", default="fitted", help="fitted (default), shapley, equal, time, tokens, output_tokens"
     )
     parser.add_argument("--level", default=None, help="L1, L2 or L3; default: the best the run holds")
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="profile from joulegraph calibrate, as prior")
     parser.add_argument("--predict", type=Path, metavar="PHASES.json", help="predict each phase from what precedes it")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
 
@@ -28,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from traces.rundir import RunDir
 
     where = RunDir.open(args.run)
-    result = attribute_run(where, policy=args.policy, level=args.level)
+    profile = _profile(args.profile) if args.profile is not None else None
+    result = attribute_run(where, policy=args.policy, level=args.level, profile=profile)
     out = {"run": str(args.run), **result.totals, "truth_error": score_truth(where, result)}
     if args.predict is not None:
         out["phases"] = predictions(result, args.predict)
@@ -37,6 +39,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     sys.stdout.write("\n".join(lines(result, out)) + "\n")
     return 0
+
+
+def _profile(path: Path) -> Any:
+    import orjson
+
+    from energy.fit import read_profile
+    from traces.errors import UserError
+
+    try:
+        return read_profile(orjson.loads(path.read_bytes()), str(path))
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); give a file of joulegraph calibrate") from error
 
 
 def predictions(result: Any, path: Path) -> list[dict[str, Any]]:
