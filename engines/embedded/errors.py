@@ -44,9 +44,9 @@ def unknown_model(model: str, served: str) -> ApiError:
     return ApiError(404, f"The model `{model}` does not exist. Valid aliases: {served}.", "NotFoundError", "model")
 
 
-def not_found(message: str, param: str | None = None) -> ApiError:
-    """404 of a thing."""
-    return ApiError(404, message, "NotFoundError", param)
+def no_response(response_id: str) -> ApiError:
+    """404 of an earlier response."""
+    return ApiError(404, f"Response with id '{response_id}' not found.", "invalid_request_error", "response_id")
 
 
 def invalid(*problems: dict[str, Any]) -> ApiError:
@@ -65,7 +65,7 @@ def shown(value: object) -> object:
     """A value as an error may show it."""
     if isinstance(value, dict | list):
         return f"<{type(value).__name__} of {len(value)} items>"
-    return value
+    return str(value)
 
 
 def missing(field: str, body: dict[str, Any]) -> ApiError:
@@ -74,14 +74,14 @@ def missing(field: str, body: dict[str, Any]) -> ApiError:
 
 
 def bad_json(raw: bytes) -> ApiError:
-    """The body is not JSON (or not UTF-8)."""
+    """The body is not JSON."""
+    if not raw:
+        return invalid(problem("missing", "body", "Field required", None))
     try:
         json.loads(raw)
         at, why = 0, "Invalid JSON"
     except json.JSONDecodeError as error:
         at, why = error.pos, error.msg
-    except UnicodeDecodeError as error:
-        at, why = error.start, "Invalid UTF-8"
     return invalid({**problem("json_invalid", f"body.{at}", "JSON decode error", {}), "ctx": {"error": why}})
 
 

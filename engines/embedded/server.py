@@ -16,16 +16,18 @@ from typing import Any, cast
 import orjson
 from aiohttp import HttpVersion11, web
 
-from engines.embedded import errors, prometheus
+from engines.embedded import checks, errors, prometheus
 from engines.embedded.profiles import Profile, load_profile
 from engines.embedded.sensors import Mode, SimulatedSensors
 from engines.embedded.shell import SLOTS, Engine, Sink, Ticket
 from engines.embedded.stream import Collect, Reply, Stream, Wire
 from engines.embedded.tokenizer import Tokenizer
 from engines.embedded.tokens import output_key, plan_output
+from engines.embedded.turns import chat_turns, message_turns, response_turns
 from engines.embedded.types import EngineRequest, Limits
-from engines.embedded.wire_in import Context, Plan, chat_turns, message_turns, parse, response_turns
-from engines.embedded.wire_out import FINGERPRINT, Names, Result, voice
+from engines.embedded.voices import voice
+from engines.embedded.wire_in import Context, Plan, parse
+from engines.embedded.wire_out import FINGERPRINT, Names, Result
 from traces.errors import UserError
 from traces.journal import JournalWriter
 from traces.records import StepRecord
@@ -38,6 +40,8 @@ BODY_LIMIT = 64 << 20
 KEEP_ALIVE_S = 5.0
 """uvicorn's, and so vLLM's"""
 _REMEMBERED = 1024
+_ALSO = {("/ping", "POST"), ("/metrics", "POST"), ("/metrics", "HEAD")}
+"""other methods that vLLM answers"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +141,15 @@ class Server:
         if route is None:
             return _json(404, b'{"detail":"Not Found"}', headers)
         method, handler = route
-        if request.method != method and not (method == "GET" and request.method == "HEAD"):
-            if request.path == "/ping" and request.method == "POST":
-                return _json(200, b"", headers)
+        if request.method != method and (request.path, request.method) not in _ALSO:
             return _json(405, b'{"detail":"Method Not Allowed"}', headers | {"allow": method})
         self.in_flight += 1
         try:
             response = await handler(request)
         except errors.ApiError as error:
             response = _json(error.status, error.body("messages" if "/messages" in request.path else None))
+        except web.HTTPBadRequest as error:
+            response = _json(400, (error.text or "").encode())
         except web.HTTPRequestEntityTooLarge:
             response = _json(413, b'{"detail":"Request body too large"}')
         finally:
@@ -167,6 +171,7 @@ class Server:
         try:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError:
+            _check_utf8(raw)
             raise errors.bad_json(raw) from None
         if not isinstance(body, dict):
             raise errors.not_an_object(body)
@@ -192,7 +197,9 @@ class Server:
         )
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ready.add_done_callback(_ignore_late)
-        reply = Reply(plan, words, self.tokenizer, ready)
+        limits = self.options.limits
+        block = limits.block_size if limits.enable_prefix_caching else 0
+        reply = Reply(plan, words, self.tokenizer, ready, cache_block=block)
         requests = self._requests(plan, wire_id, reply)
         if plan.stream:
             return await self._stream(request, reply, requests, wire_id)
@@ -240,17 +247,17 @@ class Server:
         words = self.tokenizer.strings(tokens.tolist())
         text = "".join(words)
         floor = len("".join(words[: plan.min_tokens]))
-        found = [at for stop in plan.stop if stop and (at := text.find(stop, floor)) >= 0]
+        found = [(at, len(stop), stop) for stop in plan.stop if stop and (at := text.find(stop, floor)) >= 0]
         if not found:
             return request
-        first = min(found)
-        ends = min(at + len(stop) for stop in plan.stop if stop and (at := text.find(stop, floor)) == first)
+        first, size, stop = min(found)
+        ends = first + size
         length, count = 0, 0
         while length < ends:
             length += len(words[count])
             count += 1
         whole = bool(plan.body.get("include_stop_str_in_output"))
-        reply.stop_text[index] = ends if whole else first
+        reply.stop_text[index] = (ends if whole else first, stop)
         return replace(request, max_tokens=count, min_tokens=min(plan.min_tokens, count), ignore_eos=True)
 
     def _submit(
@@ -314,7 +321,7 @@ class Server:
             return
         history = self._histories.get(str(previous))
         if history is None:
-            raise errors.not_found(f"Response with id '{previous}' not found.", "response_id")
+            raise errors.no_response(str(previous))
         body["_history"] = history
 
     def _remember(self, response_id: str, plan: Plan, result: Result) -> None:
@@ -330,8 +337,9 @@ class Server:
 
     async def _count_tokens(self, request: web.BaseRequest) -> web.Response:
         body = await self._body(request)
-        if "messages" not in body:
-            raise errors.missing("messages", body)
+        checks.schema("count", body)
+        if body["model"] != self.model:
+            raise errors.unknown_model(str(body["model"]), self.model)
         count = len(self.tokenizer.chat(message_turns(body)))
         answer = {"input_tokens": count, "context_management": {"original_input_tokens": count}}
         return _json(200, orjson.dumps(answer))
@@ -357,7 +365,8 @@ class Server:
         elif isinstance(body.get("prompt"), str):
             tokens = self.tokenizer.encode(body["prompt"])
         else:
-            raise errors.missing("prompt", body)
+            names = ("prompt", "messages")
+            raise errors.invalid(*(errors.problem("missing", f"body.{n}", "Field required", body) for n in names))
         strings = self.tokenizer.strings(tokens) if body.get("return_token_strs") else None
         answer = {
             "count": len(tokens), "max_model_len": self.engine.max_model_len, "tokens": tokens, "token_strs": strings,
@@ -368,14 +377,8 @@ class Server:
         body = await self._body(request)
         if "tokens" not in body:
             raise errors.missing("tokens", body)
-        try:
-            tokens, bad = self.tokenizer.check(body["tokens"])
-        except (ValueError, TypeError, OverflowError):
-            text = "Input should be a valid list of integers"
-            raise errors.invalid(errors.problem("list_type", "body.tokens", text, body["tokens"])) from None
-        if tokens is None:
-            raise errors.refused(f"Token id {bad} is out of vocabulary")
-        return _json(200, orjson.dumps({"prompt": self.tokenizer.decode(tokens.tolist())}))
+        text = self.tokenizer.decode(token for token in checks.tokens(body) if token < self.tokenizer.limit)
+        return _json(200, orjson.dumps({"prompt": text}))
 
     async def _health(self, request: web.BaseRequest) -> web.Response:
         if self.engine.failed is not None:
@@ -391,6 +394,19 @@ class Server:
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
         page = prometheus.page(self.engine, self.histograms, self.model)
         return web.Response(body=page, headers={"content-type": "text/plain; version=1.0.0; charset=utf-8"})
+
+
+def _large_request(message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]) -> web.BaseRequest:
+    """As aiohttp's own, with room for a long prompt."""
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_LIMIT)
+
+
+def _check_utf8(raw: bytes) -> None:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        raise web.HTTPBadRequest(text='{"detail":"There was an error parsing the body"}') from None
 
 
 def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> web.Response:
@@ -458,7 +474,7 @@ async def start(
     server = Server(engine, options, profile)
     web_server = web.Server(
         server.handle,
-        request_factory=None,
+        request_factory=_large_request,
         handler_cancellation=True,
         keepalive_timeout=KEEP_ALIVE_S,
         access_log=None,

@@ -14,8 +14,9 @@ from typing import Any
 
 from engines.embedded.tokenizer import Tokenizer
 from engines.embedded.types import FinishReason, RequestStats
+from engines.embedded.voices import Voice
 from engines.embedded.wire_in import Plan
-from engines.embedded.wire_out import Result, Voice, argument_pieces, dumps, finish_reason
+from engines.embedded.wire_out import Result, argument_pieces, dumps, finish_reason
 
 HIGH_WATER = 1 << 18
 """bytes waiting in the transport at which the queue takes over"""
@@ -94,20 +95,24 @@ class Wire:
 class Reply:
     """All sequences of one request; `ready` is set with the last of them."""
 
-    def __init__(self, plan: Plan, voice: Voice, tokenizer: Tokenizer, ready: asyncio.Future[None]) -> None:
+    def __init__(
+        self, plan: Plan, voice: Voice, tokenizer: Tokenizer, ready: asyncio.Future[None], *, cache_block: int = 0
+    ) -> None:
         self.plan, self.voice, self.tokenizer, self.ready = plan, voice, tokenizer, ready
+        self._cache_block = cache_block
         self.total = plan.n * len(plan.prompts)
         self.results: dict[int, Result] = {}
         self.wire: Wire | None = None
         self.heads: dict[int, bytes] = {}
-        self.stop_text: dict[int, int] = {}
-        """sequence -> length its text is cut to, where a stop string ends it"""
+        self.stop_text: dict[int, tuple[int, str]] = {}
+        """sequence -> length its text is cut to, and by which stop string, where one ends it"""
         self.arguments = dumps(plan.tool.arguments).decode() if plan.tool else ""
 
     def prompt(self, index: int) -> Sequence[int]:
         """Prompt of sequence `index`."""
         array = self.plan.prompts[index // self.plan.n]
-        return array.tolist() if self.plan.return_token_ids else array  # type: ignore[return-value]
+        shown = self.plan.return_token_ids or self.plan.echo
+        return array.tolist() if shown else array  # type: ignore[return-value]
 
     def ended(self, index: int, result: Result) -> None:
         """One sequence is complete."""
@@ -120,6 +125,17 @@ class Reply:
         if not self.ready.done():
             self.ready.set_result(None)
 
+    def result(
+        self, index: int, text: str, given: list[int], stats: RequestStats, reason: str, prompt: Sequence[int] = ()
+    ) -> Result:
+        """What sequence `index` came to."""
+        stop = self.stop_text[index][1] if index in self.stop_text else None
+        block, created = self._cache_block, 0
+        if block:
+            created = stats.prompt_tokens // block * block - stats.cached_tokens
+        why = reason if stop is None else "stop"
+        return Result(text, given, why, stats, prompt, stop, max(0, created))
+
     def in_order(self) -> list[Result]:
         """Results in order of their index."""
         return [self.results[i] for i in sorted(self.results)]
@@ -128,7 +144,7 @@ class Reply:
         """Text of a whole sequence; with `echo` the prompt's before it."""
         text = self.tokenizer.decode(out)
         if index in self.stop_text:
-            text = text[: self.stop_text[index]]
+            text = text[: self.stop_text[index][0]]
         if self.plan.echo:
             text = self.tokenizer.decode(self.prompt(index)) + text
         return text
@@ -146,9 +162,8 @@ class Collect:
     def finish(self, out: list[int], stats: RequestStats, reason: FinishReason) -> None:
         reply, index = self._reply, self._index
         given = out[: stats.output_tokens]
-        why = "stop" if index in reply.stop_text else reason
         prompt = reply.prompt(index) if reply.plan.return_token_ids else ()
-        reply.ended(index, Result(reply.text(index, given), given, why, stats, prompt))
+        reply.ended(index, reply.result(index, reply.text(index, given), given, stats, reason, prompt))
 
 
 class Stream:
@@ -158,10 +173,11 @@ class Stream:
         self._reply, self._index, self._wire = reply, index, wire
         self._voice, self._words, self._write = reply.voice, reply.tokenizer.word, wire.write
         self._number = 0
+        self._said = 0
         self._arguments: list[str] | None = None
         self._heads: dict[int, bytes] | None = None
         self._tail = b""
-        if reply.voice.plain and not reply.stop_text:
+        if reply.voice.plain and not reply.stop_text and not reply.plan.echo:
             self._before, after = reply.voice.pieces(index)
             self._after = len(after)
             self._tail = after + b"\r\n"
@@ -170,10 +186,10 @@ class Stream:
     def push(self, token: int) -> None:
         """A token that is not the last."""
         if not self._number:
-            self._begin()
+            self._begin(empty=False)
         self._number += 1
         if self._heads is None:
-            self._wire.write(self._wire.frame(self._event(token, None)))
+            self._write(self._wire.frame(self._event(token, None)))
             return
         word = self._words(token)
         size = len(word)
@@ -188,40 +204,42 @@ class Stream:
             return self._before
         return b"%x\r\n%b" % (len(self._before) + size + self._after, self._before)
 
-    def _begin(self) -> None:
-        reply = self._reply
-        first = self._voice.begin(self._index, reply.prompt(self._index))
+    def _begin(self, *, empty: bool) -> None:
+        first = self._voice.begin(self._index, self._reply.prompt(self._index), empty)
         for event in first.split(b"\n\n")[:-1]:
-            self._wire.write(self._wire.frame(event + b"\n\n"))
-        if reply.plan.echo:
-            text = reply.tokenizer.decode(reply.prompt(self._index))
-            self._wire.write(self._wire.frame(self._voice.token(self._index, 0, 0, text, ())))
+            self._write(self._wire.frame(event + b"\n\n"))
 
-    def _event(self, token: int, reason: str | None, text: str | None = None) -> bytes:
-        number = self._number - 1
-        reply = self._reply
+    def _event(self, token: int, reason: str | None) -> bytes:
+        reply, number = self._reply, self._number - 1
+        stop = reply.stop_text[self._index][1] if reason and self._index in reply.stop_text else None
+        text = self._piece(token, number, last=reason is not None)
+        return self._voice.token(self._index, number, token, text, reply.prompt(self._index), reason, stop)
+
+    def _piece(self, token: int, number: int, *, last: bool) -> str:
+        """Text of one event: the token's, cut before a stop string; or a piece of a tool call's arguments."""
+        reply, index = self._reply, self._index
         if reply.plan.tool is not None:
             if self._arguments is None:
-                self._arguments = argument_pieces(reply.arguments, reply.plan.max_tokens[self._index // reply.plan.n])
-            last = len(self._arguments)
-            text = "".join(self._arguments[number:last]) if reason else self._arguments[number]
-        elif text is None:
-            text = self._words(token).decode()
-        return self._voice.token(self._index, number, token, text, reply.prompt(self._index), reason)
+                self._arguments = argument_pieces(reply.arguments, reply.plan.max_tokens[index // reply.plan.n])
+            return "".join(self._arguments[number:]) if last else self._arguments[number]
+        text = self._words(token).decode()
+        if index in reply.stop_text:
+            room = reply.stop_text[index][0] - self._said
+            self._said += len(text)
+            text = text[: max(0, room)]
+        if reply.plan.echo and number == 0:
+            text = reply.tokenizer.decode(reply.prompt(index)) + text
+        return text
 
     def finish(self, out: list[int], stats: RequestStats, reason: FinishReason) -> None:
         """The last token, and after the last sequence the end of the stream."""
         reply, index = self._reply, self._index
         given = out[: stats.output_tokens]
-        if not self._number:
-            self._begin()
-        self._number += 1
-        why: str = "stop" if index in reply.stop_text else reason
         # Only the Responses API repeats the whole text at the end of a stream.
-        whole = reply.text(index, given) if reply.stop_text or reply.plan.api == "responses" else ""
-        last = None
-        if index in reply.stop_text:
-            before = len(reply.tokenizer.decode(given[:-1]))
-            last = whole[before:]
-        self._wire.write(self._wire.frame(self._event(given[-1], finish_reason(why, reply.plan), last)))
-        reply.ended(index, Result(whole, given, why, stats))
+        whole = reply.text(index, given) if reply.plan.api == "responses" else ""
+        result = reply.result(index, whole, given, stats, reason)
+        if not self._number:
+            self._begin(empty=reply.plan.tool is None and not reply.text(index, given))
+        self._number += 1
+        self._write(self._wire.frame(self._event(given[-1], finish_reason(result.reason, reply.plan))))
+        reply.ended(index, result)

@@ -254,6 +254,106 @@ def test_vllm_refusals(target: Target, body: dict[str, Any], words: str) -> None
     assert words in raw.json["error"]["message"]
 
 
+INT = "Input should be a valid integer, unable to parse string as an integer"
+CHAT = {"messages": TURNS}
+EXACT = [  # path, body, message, param: as vLLM 0.32 words them
+    ("/v1/chat/completions", {"messages": []}, "Cannot apply chat template to an empty conversation.", None),
+    ("/v1/chat/completions", CHAT | {"n": 0}, "n must be at least 1, got 0.", None),
+    ("/v1/chat/completions", CHAT | {"top_p": 2}, "top_p must be in (0, 1], got 2.0. (parameter=top_p,", "top_p"),
+    ("/v1/chat/completions", CHAT | {"temperature": 3}, "temperature must be in [0, 2], got 3.0.", "temperature"),
+    ("/v1/chat/completions", CHAT | {"presence_penalty": 3}, "presence_penalty must be in [-2, 2], got 3.0.", None),
+    ("/v1/chat/completions", CHAT | {"min_tokens": -1}, "min_tokens must be greater than or equal to 0,", None),
+    (
+        "/v1/chat/completions",
+        CHAT | {"max_tokens": "x"},
+        f"'int_parsing', 'loc': 'body.max_tokens', 'msg': '{INT}'",
+        "*",
+    ),
+    ("/v1/chat/completions", CHAT | {"max_tokens": 2.5}, "a number with a fractional part', 'input': '2.5'}", "*"),
+    (
+        "/v1/chat/completions",
+        CHAT | {"stream": "maybe"},
+        "valid boolean, unable to interpret input', 'input': 'maybe'",
+        "*",
+    ),
+    (
+        "/v1/chat/completions",
+        CHAT | {"stop": 5},
+        "2 validation errors:\n  {'type': 'string_type', 'loc': 'body.stop'",
+        "*",
+    ),
+    ("/v1/chat/completions", {"messages": "hi"}, "'loc': 'body.messages', 'msg': 'Input should be a valid list'", "*"),
+    (
+        "/v1/chat/completions",
+        {"messages": ["hi"]},
+        "8 validation errors:\n  {'type': 'dict_type', 'loc': 'body.mes",
+        "*",
+    ),
+    (
+        "/v1/completions",
+        {},
+        "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)",
+        "prompt",
+    ),
+    ("/v1/completions", {"prompt": ""}, "Either prompt or prompt_embeds must be provided and non-empty.", "prompt"),
+    ("/v1/completions", {"prompt": 5}, "4 validation errors:\n  {'type': 'list_type', 'loc': 'body.prompt'", "*"),
+    ("/v1/completions", {"prompt": [5, "a"]}, "5 validation errors:\n  {'type': 'int_parsing', 'loc': 'body.pro", "*"),
+    ("/v1/completions", {"prompt": [5, -1]}, "6 validation errors:\n  {'type': 'greater_than_equal', 'loc': 'b", "*"),
+    ("/v1/responses", {}, "'loc': 'body.input', 'msg': 'Field required', 'input': '<dict of", "*"),
+    ("/v1/messages", {}, "3 validation errors:\n  {'type': 'missing', 'loc': 'body.model'", "*"),
+    ("/v1/messages/count_tokens", {}, "2 validation errors:\n  {'type': 'missing', 'loc': 'body.model'", "*"),
+    ("/tokenize", {}, "2 validation errors:\n  {'type': 'missing', 'loc': 'body.prompt'", "*"),
+    ("/detokenize", {"tokens": ["a"]}, f"'int_parsing', 'loc': 'body.tokens.0', 'msg': '{INT}', 'input': 'a'", "*"),
+    ("/v1/chat/completions", b"", "'type': 'missing', 'loc': 'body', 'msg': 'Field required', 'input': 'None'", "body"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "words", "param"), EXACT)
+def test_vllms_words(target: Target, path: str, body: Any, words: str, param: str | None) -> None:
+    target.needs("vllm_errors")
+    raw = call(target, path, body)
+    assert raw.status == 400, raw.body
+    error = raw.json["error"]
+    assert words in error["message"]
+    assert param == "*" or error["param"] == param
+    assert error["type"] == ("Bad Request" if "validation error" in error["message"] else "BadRequestError")
+
+
+def test_stop_strings_are_named(target: Target) -> None:
+    target.needs("vllm_bytes")
+    body = {"model": target.model, "messages": TURNS, "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    text = call(target, ROUTES["chat"], body).json["choices"][0]["message"]["content"]
+    stop = text[len(text) // 2 :][:3]
+    whole = call(target, ROUTES["chat"], body | {"stop": [stop]}).json["choices"][0]
+    assert (whole["finish_reason"], whole["stop_reason"]) == ("stop", stop)
+    assert whole["message"]["content"] == text[: text.index(stop)]
+    raw = call(target, ROUTES["chat"], body | {"stop": stop, "stream": True})
+    seen = watched("chat", raw, stream=True)
+    assert (seen.text, seen.finish_reason) == (text[: text.index(stop)], "stop")
+    body = body_of(target, "messages", 8, stream=False) | {"stop_sequences": [stop]}
+    reply = call(target, ROUTES["messages"], body).json
+    assert (reply["stop_reason"], reply["stop_sequence"]) == ("stop_sequence", stop)
+
+
+def test_the_messages_dialect_parts_the_prompt_by_cache(target: Target) -> None:
+    target.needs("vllm_bytes")
+    words = f"{time.monotonic_ns()} " + "one two three four five six seven " * 40
+    body = {"model": target.model, "messages": [{"role": "user", "content": words}], "max_tokens": 1}
+    first, second = (call(target, ROUTES["messages"], body).json["usage"] for _ in range(2))
+    parts = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+    assert sum(first[name] for name in parts) == sum(second[name] for name in parts)
+    assert first["cache_creation_input_tokens"] > 0
+    assert second["cache_read_input_tokens"] >= first["cache_creation_input_tokens"]
+    assert second["cache_creation_input_tokens"] == 0
+
+
+def test_head_is_not_taken_and_ping_is(target: Target) -> None:
+    target.needs("detail_404")
+    assert call(target, "/health", method="HEAD").status == 405
+    assert call(target, "/ping", {}, method="POST").status == 200
+    assert call(target, "/metrics", method="HEAD").status == 200
+
+
 def test_routes_and_methods_that_are_not_there(target: Target) -> None:
     target.needs("detail_404")
     assert call(target, "/v1/nothing", {}).json == {"detail": "Not Found"}
