@@ -96,5 +96,5 @@ def test_missing_files_are_one_sentence(what: str) -> None:
             write=print,
         )
 
-    with pytest.raises(UserError, match="/nowhere.pem"):
+    with pytest.raises(UserError, match=r"/nowhere\.pem"):
         asyncio.run(begin())
