@@ -1,6 +1,6 @@
 """What the load generator can do on one core, beside a bare aiohttp client and wrk.
 
-    python scripts/bench_loadgen.py [--quick] [--json] [--peers FOLDER]
+    python scripts/bench_loadgen.py [--quick] [--json] [--aiperf VENV]
 
 A C server (scripts/bench/sse_server.c) on one core answers with streams of 16 chunks and logs every arrival; the client
 has the other core. Interleaved rounds (7, with --quick 3), medians. Rows:
@@ -12,8 +12,7 @@ has the other core. Interleaved rounds (7, with --quick 3), medians. Rows:
   lateness_ms_p99        open loop at 1,000/s: sent - due; timer_lateness_ms_p99: a bare timer in the same round
   rss_mb, first_request_s (process start to the first request at the server)
 
---peers FOLDER measures aiperf and guidellm as well where FOLDER/<name> is a virtual environment that has them
-(pip install aiperf; pip install guidellm); they are never part of --quick.
+--aiperf VENV measures NVIDIA AIPerf as well (python -m venv VENV; VENV/bin/pip install aiperf); never in --quick.
 """
 
 from __future__ import annotations
@@ -38,6 +37,14 @@ from typing import Any
 BENCH = Path(__file__).resolve().parent / "bench"
 CHUNKS, GAP_US, RATE = 16, 5_000, 1_000
 BURST_USERS, PACED_USERS = 64, 512
+
+
+ABSENT = {
+    "wrk": "not installed (apt-get install wrk)",
+    "aiperf": "give --aiperf VENV where aiperf is installed; never in --quick",
+    "guidellm": "not run by this script: its 6 GB of dependencies; docs/loadgen.md has a figure",
+    "inference-perf": "not run by this script: needs Python 3.12 or newer; docs/loadgen.md has a figure",
+}
 
 
 @dataclass
@@ -163,42 +170,38 @@ class Bench:
                 rows["paced_chunks_per_s"] = rate * CHUNKS
         return rows
 
-    def peer(self, name: str, venv: Path) -> dict[str, float]:
-        """A peer from PyPI at 64 users with as many requests as it does in a reasonable time; rate from the log."""
+    def aiperf(self, venv: Path) -> dict[str, float]:
+        """NVIDIA AIPerf at 64 users, as few requests as it needs for a steady rate; figures from the server's log."""
+        tokenizer = self.folder / "tokenizer"
+        if not tokenizer.exists():
+            subprocess.run([str(venv / "bin/python"), "-c", TOKENIZER, str(tokenizer)], check=True, capture_output=True)
         server = Server(self.binary, "burst", self.folder, self.at.server)
+        command = [
+            str(venv / "bin/aiperf"), "profile", "--url", f"http://127.0.0.1:{server.port}", "--endpoint-type", "chat",
+            "--streaming", "--model", "bench", "--tokenizer", str(tokenizer), "--concurrency", str(BURST_USERS),
+            "--request-count", "2000", "--ui", "none", "--synthetic-input-tokens-mean", "32",
+            "--output-tokens-mean", str(CHUNKS), "--artifact-dir", str(self.folder / "aiperf"),
+        ]  # fmt: skip
         started = time.monotonic_ns()
         with pinned(self.at.client):
-            done = subprocess.run(
-                [str(venv / "bin" / PEERS[name][0]), *PEERS[name][1](server.port)],
-                capture_output=True, text=True, check=False, cwd=self.folder, timeout=600,
-            )  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder, timeout=300)
         arrivals = server.arrivals()
         if done.returncode or len(arrivals) < 20:
-            raise RuntimeError(
-                f"{name} ended with {done.returncode} after {len(arrivals)} requests: {done.stderr[-500:]}"
-            )
+            said = (done.stderr or done.stdout)[-500:]
+            raise RuntimeError(f"aiperf ended with {done.returncode} after {len(arrivals)} requests: {said}")
         return {"burst_requests_per_s": sustained(arrivals), "first_request_s": (arrivals[0] - started) / 1e9}
 
 
-def _aiperf(port: int) -> list[str]:
-    return [
-        "profile", "--url", f"http://127.0.0.1:{port}", "--endpoint-type", "chat", "--streaming", "--model", "bench",
-        "--tokenizer", "builtin", "--concurrency", "64", "--request-count", "2000", "--ui", "none",
-        "--synthetic-input-tokens-mean", "32", "--output-tokens-mean", "16",
-    ]  # fmt: skip
-
-
-def _guidellm(port: int) -> list[str]:
-    return [
-        "benchmark", "--target", f"http://127.0.0.1:{port}", "--profile", "concurrent", "--rate", "64",
-        "--max-requests", "1000", "--data", "prompt_tokens=32,output_tokens=16", "--model", "bench",
-    ]  # fmt: skip
-
-
-PEERS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
-    "aiperf": ("aiperf", _aiperf),
-    "guidellm": ("guidellm", _guidellm),
-}
+TOKENIZER = """
+import glob, json, os, sys
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
+tokenizer = ByteLevelBPETokenizer()
+tokenizer.train(glob.glob(os.path.dirname(os.__file__) + "/*.py")[:60], vocab_size=4096, special_tokens=["</s>"])
+PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>").save_pretrained(sys.argv[1])
+json.dump({"model_type": "llama"}, open(sys.argv[1] + "/config.json", "w"))
+"""
+"""Peers insist on a tokenizer; this one is made from the standard library's sources, so that nothing is downloaded."""
 
 
 def compiled(folder: Path) -> Path | None:
@@ -251,7 +254,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="3 short rounds, no peers")
     parser.add_argument("--rounds", type=int, help="how many rounds (default 7, with --quick 3)")
     parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
-    parser.add_argument("--peers", type=Path, help="folder of virtual environments named after the peers in them")
+    parser.add_argument("--aiperf", type=Path, metavar="VENV", help="virtual environment that has aiperf")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -266,21 +269,12 @@ def main() -> int:
             }
             if shutil.which("wrk"):
                 clients["wrk"] = bench.wrk
-            for peer in PEERS if args.peers and not args.quick else ():
-                venv = args.peers / peer
-                if (venv / "bin" / PEERS[peer][0]).exists():
-                    clients[peer] = lambda peer=peer, venv=venv: bench.peer(peer, venv)  # type: ignore[misc]
+            if args.aiperf and not args.quick:
+                clients["aiperf"] = lambda: bench.aiperf(args.aiperf.resolve())
             rows = measured(args.rounds or (3 if args.quick else 7), clients)
-            missing = [*(["wrk"] if "wrk" not in clients else []), *(p for p in PEERS if p not in clients)]
-            rows += [{"generator": name, "skipped": _why(name, args.quick)} for name in missing]
+            rows += [{"generator": name, "skipped": why} for name, why in ABSENT.items() if name not in clients]
     print(json.dumps(rows)) if args.json else show(rows)
     return 0
-
-
-def _why(name: str, quick: bool) -> str:
-    if name == "wrk":
-        return "not installed (apt-get install wrk)"
-    return "never in --quick" if quick else f"give --peers FOLDER with a virtual environment FOLDER/{name}"
 
 
 if __name__ == "__main__":
