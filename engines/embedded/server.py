@@ -1,81 +1,45 @@
 """The embedded engine as a server: vLLM's routes over aiohttp, in real and in virtual time.
 
-Lives here: routes, ids, disconnects, start and stop, and the process that `traces.child.spawn` runs.
+Lives here: routing, generation, disconnects, start and stop.
 May not know: how steps are formed (core), how replies are worded (wire_out), what is valid (wire_in).
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
-import orjson
 from aiohttp import HttpVersion11, web
 
-from engines.embedded import checks, errors, prometheus
+from engines.embedded import errors, prometheus
+from engines.embedded.http_in import BODY_LIMIT, answer, large_request, read_object
+from engines.embedded.options import EngineOptions, sensors_of, status_names
+from engines.embedded.pages import Handler, Ids, Pages
 from engines.embedded.profiles import Profile, load_profile
-from engines.embedded.sensors import Mode, SimulatedSensors
-from engines.embedded.shell import SLOTS, Engine, Sink, Ticket
+from engines.embedded.shell import Engine, Sink, Ticket
 from engines.embedded.stream import Collect, Reply, Stream, Wire
 from engines.embedded.tokenizer import Tokenizer
 from engines.embedded.tokens import output_key, plan_output
-from engines.embedded.turns import chat_turns, message_turns, response_turns
-from engines.embedded.types import EngineRequest, Limits
+from engines.embedded.turns import response_turns
+from engines.embedded.types import EngineRequest
 from engines.embedded.voices import voice
 from engines.embedded.wire_in import Context, Plan, parse
-from engines.embedded.wire_out import FINGERPRINT, Names, Result
+from engines.embedded.wire_out import Names, Result
 from traces.errors import UserError
 from traces.journal import JournalWriter
 from traces.records import StepRecord
 from traces.seams import NowNs, Serve, SleepUntil
 from traces.status import StatusPage
 
-VERSION = "0.32.0"
-"""of vLLM, whose bytes this server follows"""
-BODY_LIMIT = 64 << 20
+__all__ = ["BODY_LIMIT", "EngineOptions", "RunningEngine", "Server", "sensors_of", "start", "status_names"]
+
 KEEP_ALIVE_S = 5.0
 """uvicorn's, and so vLLM's"""
 _REMEMBERED = 1024
 _ALSO = {("/ping", "POST"), ("/metrics", "POST"), ("/metrics", "HEAD")}
 """other methods that vLLM answers"""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """How to start the embedded engine; the flags are vLLM's, here on by default."""
-
-    profile: str = "h100-llama8b"
-    limits: Limits = field(default_factory=Limits)
-    sensor_mode: Mode = "counter"
-    sensor_lag_ns: int | None = None
-    tick_ns: int = 20_000_000
-    """how often the simulated sensors are published"""
-    request_id_headers: bool = True
-    per_request_metrics: bool = True
-    prompt_tokens_details: bool = True
-    force_include_usage: bool = False
-
-
-def sensors_of(options: EngineOptions, profile: Profile) -> SimulatedSensors:
-    """The simulated sensors of an engine."""
-    limits = options.limits
-    return SimulatedSensors(
-        profile,
-        limits.seed,
-        mode=options.sensor_mode,
-        replicas=limits.replicas,
-        tensor_parallel=limits.tensor_parallel_size,
-        lag_ns=options.sensor_lag_ns,
-    )
-
-
-def status_names(options: EngineOptions) -> list[str]:
-    """Slots that the engine's status page needs."""
-    return [*SLOTS, *sensors_of(options, load_profile(options.profile)).slot_names()]
 
 
 def _ignore_late(future: asyncio.Future[None]) -> None:
@@ -95,38 +59,17 @@ class Server:
         self.histograms = prometheus.Histograms()
         engine.on_end = self.histograms.ended
         engine.on_step = self._on_step
-        # Ids follow from the clock: the same in every virtual run, new in every real one.
-        self._random = random.Random(f"{options.limits.seed}/{engine.now_ns()}")
-        self._start_ns = engine.now_ns()
-        self._start_wall = time.time()
+        self.ids = Ids(options.limits.seed, engine.now_ns)
         self._histories: dict[str, list[tuple[str, str]]] = {}
         self.in_flight = 0
-        self.draining = False
-        self.routes: dict[str, tuple[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]]] = {
+        pages = Pages(engine, self.model, profile, self.tokenizer, self.histograms, self.ids, lambda: self.in_flight)
+        self.routes: dict[str, tuple[str, Handler]] = {
             "/v1/chat/completions": ("POST", lambda r: self._generate("chat", r)),
             "/v1/completions": ("POST", lambda r: self._generate("completions", r)),
             "/v1/responses": ("POST", lambda r: self._generate("responses", r)),
             "/v1/messages": ("POST", lambda r: self._generate("messages", r)),
-            "/v1/messages/count_tokens": ("POST", self._count_tokens),
-            "/v1/models": ("GET", self._models),
-            "/tokenize": ("POST", self._tokenize),
-            "/detokenize": ("POST", self._detokenize),
-            "/health": ("GET", self._health),
-            "/ping": ("GET", self._health),
-            "/version": ("GET", self._version),
-            "/load": ("GET", self._load),
-            "/metrics": ("GET", self._metrics),
+            **pages.routes(),
         }
-
-    # ------------------------------------------------------------------ ids and clocks
-
-    def hex(self, digits: int) -> str:
-        """A new random id."""
-        return f"{self._random.getrandbits(4 * digits):0{digits}x}"
-
-    def created(self) -> int:
-        """Unix seconds on the engine's own axis."""
-        return int(self._start_wall + (self.engine.now_ns() - self._start_ns) / 1e9)
 
     def _on_step(self, record: StepRecord) -> None:
         tokens = record.num_ctx_tokens + record.num_generation_tokens
@@ -139,19 +82,19 @@ class Server:
         route = self.routes.get(request.path)
         headers = self._id_headers(request)
         if route is None:
-            return _json(404, b'{"detail":"Not Found"}', headers)
+            return answer(404, b'{"detail":"Not Found"}', headers)
         method, handler = route
         if request.method != method and (request.path, request.method) not in _ALSO:
-            return _json(405, b'{"detail":"Method Not Allowed"}', headers | {"allow": method})
+            return answer(405, b'{"detail":"Method Not Allowed"}', headers | {"allow": method})
         self.in_flight += 1
         try:
             response = await handler(request)
         except errors.ApiError as error:
-            response = _json(error.status, error.body("messages" if "/messages" in request.path else None))
+            response = answer(error.status, error.body("messages" if "/messages" in request.path else None))
         except web.HTTPBadRequest as error:
-            response = _json(400, (error.text or "").encode())
+            response = answer(400, (error.text or "").encode())
         except web.HTTPRequestEntityTooLarge:
-            response = _json(413, b'{"detail":"Request body too large"}')
+            response = answer(413, b'{"detail":"Request body too large"}')
         finally:
             self.in_flight -= 1
         if not response.prepared:
@@ -161,33 +104,19 @@ class Server:
     def _id_headers(self, request: web.BaseRequest) -> dict[str, str]:
         if not self.options.request_id_headers:
             return {}
-        return {"x-request-id": request.headers.get("X-Request-Id") or self.hex(32)}
-
-    async def _body(self, request: web.BaseRequest) -> dict[str, Any]:
-        media = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media != "application/json":
-            raise errors.wrong_media_type()
-        raw = await request.read()
-        try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            _check_utf8(raw)
-            raise errors.bad_json(raw) from None
-        if not isinstance(body, dict):
-            raise errors.not_an_object(body)
-        return body
+        return {"x-request-id": request.headers.get("X-Request-Id") or self.ids.hex(32)}
 
     # ------------------------------------------------------------------ generation
 
     async def _generate(self, api: str, request: web.BaseRequest) -> web.StreamResponse:
-        body = await self._body(request)
+        body = await read_object(request)
         if api == "responses":
             self._continue(body)
         plan = parse(api, body, self.context)
         header = request.headers.get("X-Request-Id")
         if header is not None:  # vLLM reads headers as latin-1
             plan.wire_id = header.encode("utf-8", "surrogateescape").decode("latin-1")
-        wire_id = plan.wire_id or self.hex(16)
+        wire_id = plan.wire_id or self.ids.hex(16)
         names = self._names(api, wire_id, plan)
         words = voice(
             plan,
@@ -206,13 +135,13 @@ class Server:
         tickets = self._submit(requests, wire_id, lambda i: Collect(reply, i), streams=False)
         await self._wait(tickets, reply)
         self._remember(names.response_id, plan, reply.in_order()[0])
-        return _json(200, words.body(reply.in_order()))
+        return answer(200, words.body(reply.in_order()))
 
     def _names(self, api: str, wire_id: str, plan: Plan) -> Names:
         prefix = {"completions": "cmpl-", "responses": "resp_"}.get(api, "chatcmpl-")
-        response_id = prefix + (self.hex(16) if api == "responses" else wire_id)
+        response_id = prefix + (self.ids.hex(16) if api == "responses" else wire_id)
         item = "chatcmpl-tool-" if plan.tool else "msg_"
-        return Names(response_id, self.created(), self.model, item + self.hex(16))
+        return Names(response_id, self.ids.created(), self.model, item + self.ids.hex(16))
 
     def _requests(self, plan: Plan, wire_id: str, reply: Reply) -> list[EngineRequest]:
         total, out = reply.total, []
@@ -333,86 +262,6 @@ class Server:
         while len(self._histories) > _REMEMBERED:
             del self._histories[next(iter(self._histories))]
 
-    # ------------------------------------------------------------------ the other routes
-
-    async def _count_tokens(self, request: web.BaseRequest) -> web.Response:
-        body = await self._body(request)
-        checks.schema("count", body)
-        if body["model"] != self.model:
-            raise errors.unknown_model(str(body["model"]), self.model)
-        count = len(self.tokenizer.chat(message_turns(body)))
-        answer = {"input_tokens": count, "context_management": {"original_input_tokens": count}}
-        return _json(200, orjson.dumps(answer))
-
-    async def _models(self, request: web.BaseRequest) -> web.Response:
-        permission = {
-            "id": f"modelperm-{self.hex(16)}", "object": "model_permission", "created": self.created(),
-            "allow_create_engine": False, "allow_sampling": True, "allow_logprobs": True,
-            "allow_search_indices": False, "allow_view": True, "allow_fine_tuning": False, "organization": "*",
-            "group": None, "is_blocking": False,
-        }  # fmt: skip
-        model = {
-            "id": self.model, "object": "model", "created": self.created(), "owned_by": FINGERPRINT,
-            "root": self.profile.model, "parent": None, "max_model_len": self.engine.max_model_len,
-            "permission": [permission],
-        }  # fmt: skip
-        return _json(200, orjson.dumps({"object": "list", "data": [model]}))
-
-    async def _tokenize(self, request: web.BaseRequest) -> web.Response:
-        body = await self._body(request)
-        if "messages" in body:
-            tokens = self.tokenizer.chat(chat_turns(body))
-        elif isinstance(body.get("prompt"), str):
-            tokens = self.tokenizer.encode(body["prompt"])
-        else:
-            names = ("prompt", "messages")
-            raise errors.invalid(*(errors.problem("missing", f"body.{n}", "Field required", body) for n in names))
-        strings = self.tokenizer.strings(tokens) if body.get("return_token_strs") else None
-        answer = {
-            "count": len(tokens), "max_model_len": self.engine.max_model_len, "tokens": tokens, "token_strs": strings,
-        }  # fmt: skip
-        return _json(200, orjson.dumps(answer))
-
-    async def _detokenize(self, request: web.BaseRequest) -> web.Response:
-        body = await self._body(request)
-        if "tokens" not in body:
-            raise errors.missing("tokens", body)
-        text = self.tokenizer.decode(token for token in checks.tokens(body) if token < self.tokenizer.limit)
-        return _json(200, orjson.dumps({"prompt": text}))
-
-    async def _health(self, request: web.BaseRequest) -> web.Response:
-        if self.engine.failed is not None:
-            return _json(503, b"")
-        return _json(200, b"")
-
-    async def _version(self, request: web.BaseRequest) -> web.Response:
-        return _json(200, orjson.dumps({"version": f"{VERSION}+{FINGERPRINT}"}))
-
-    async def _load(self, request: web.BaseRequest) -> web.Response:
-        return _json(200, orjson.dumps({"server_load": max(0, self.in_flight - 1)}))
-
-    async def _metrics(self, request: web.BaseRequest) -> web.Response:
-        page = prometheus.page(self.engine, self.histograms, self.model)
-        return web.Response(body=page, headers={"content-type": "text/plain; version=1.0.0; charset=utf-8"})
-
-
-def _large_request(message: Any, payload: Any, protocol: Any, writer: Any, task: asyncio.Task[None]) -> web.BaseRequest:
-    """As aiohttp's own, with room for a long prompt."""
-    loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_LIMIT)
-
-
-def _check_utf8(raw: bytes) -> None:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        raise web.HTTPBadRequest(text='{"detail":"There was an error parsing the body"}') from None
-
-
-def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> web.Response:
-    kind = {"content-type": "application/json"} if body else {}
-    return web.Response(status=status, body=body, headers=kind | (headers or {}))
-
 
 # ---------------------------------------------------------------------------------------------- start and stop
 
@@ -474,7 +323,7 @@ async def start(
     server = Server(engine, options, profile)
     web_server = web.Server(
         server.handle,
-        request_factory=_large_request,
+        request_factory=large_request,
         handler_cancellation=True,
         keepalive_timeout=KEEP_ALIVE_S,
         access_log=None,
