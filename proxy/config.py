@@ -50,6 +50,20 @@ def parse_target(url: str) -> Target:
 
 
 @dataclass(frozen=True, slots=True)
+class ParrotConfig:
+    """What matters in front of a Parrot only (engine="parrot"); docs/parrot.md says why."""
+
+    guard: bool = True
+    """refuse what would hang or kill it"""
+    allow_native: bool = False
+    """let py_native_call through: its callers run code in the core"""
+    passive: bool = True
+    """read the values of intermediate calls ourselves, after the client's own GET, to see when they were ready"""
+    get_deadline_ns: int | None = None
+    """answer a GET that still waits after this long with 504; None: wait as the client does"""
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """Everything one worker needs. Secrets (key, upstream_key, run_key) never show in its repr."""
 
@@ -65,7 +79,8 @@ class ProxyConfig:
     """paths let through beyond proxy/routes.py, exact"""
     splice_usage: bool = True
     record_content: RecordContent = "hash"
-    block_bytes: int = 512
+    block_bytes: int = 128
+    """of the canonical prompt per block id: about 30 tokens, near an engine's own blocks of 16"""
     max_concurrency: int | None = None
     max_queue: int = 4096
     deadline_ns: int | None = None
@@ -85,6 +100,7 @@ class ProxyConfig:
     """CA file for https upstreams; None: the system's"""
     tls_cert: str | None = None
     tls_key: str | None = None
+    parrot: ParrotConfig = field(default_factory=ParrotConfig)
 
 
 def is_loopback(host: str) -> bool:
@@ -103,6 +119,8 @@ def check(config: ProxyConfig, host: str) -> None:
         raise UserError("--upstream: none given; name the engine as http://host:port")
     for url in config.upstreams:
         parse_target(url)
+    if config.engine == "parrot" and len(config.upstreams) > 1:
+        raise UserError("--upstream: --engine parrot takes one, since sessions live in one core; start one proxy each")
     if config.key is None and not is_loopback(host):
         raise UserError(f"--listen {host}: not a loopback address and no key; set --key-env, or listen on 127.0.0.1")
     if config.max_concurrency is not None and config.max_concurrency < 1:

@@ -30,9 +30,11 @@ class Exchange:
         "_read_dt",
         "_read_tokens",
         "bytes_in",
+        "deadline_ns",
         "edges",
         "error",
         "facts",
+        "fresh",
         "head",
         "note",
         "outcome",
@@ -52,6 +54,7 @@ class Exchange:
         "tokens",
         "upstream",
         "usage_spliced",
+        "watcher",
     )
 
     def __init__(self, head: RequestHead, t_arrival_ns: int, t_head_ns: int) -> None:
@@ -77,6 +80,12 @@ class Exchange:
         self.usage_spliced: bool | None = None
         self.status: int | None = None
         self.stream = False
+        self.watcher: Observer | None = None
+        """reads the reply in place of the API's own observer"""
+        self.fresh = False
+        """never on a connection used before, and so never sent twice"""
+        self.deadline_ns: int | None = None
+        """its own, in place of the configured one"""
         self.bytes_in = 0
         self.tokens = 0
         self._observer: Observer | None = None
@@ -101,6 +110,9 @@ class Exchange:
         """The reply's head is complete."""
         self.status = status
         self.stream = event_stream
+        if self.watcher is not None:
+            self._observer = self.watcher
+            return
         if self.head.api is None:
             return
         if encoded:

@@ -247,8 +247,12 @@ class Front(asyncio.Protocol):
             self.relay.upload(parts, last=self._complete)
 
     def _dispatch(self, body: bytes) -> None:
-        exchange = self.exchange
+        exchange, parrot = self.exchange, self._hub.parrot
         assert exchange is not None
+        if parrot is not None and (refusal := parrot.judge(exchange, body)) is not None:
+            self._end_exchange("rejected", refusal.message)
+            self.refuse(refusal)
+            return
         relay = self.relay = Relay(self._hub, self, exchange)
         if self._streaming:
             exchange.add_note("body over the buffering limit: not parsed, usage not asked for")
@@ -361,7 +365,7 @@ class Front(asyncio.Protocol):
                 self._transport.abort()
         elif self.paused and now - self._paused_ns > STALL_NS:
             self._transport.abort()
-        elif exchange is not None and _past(now, exchange.t_arrival_ns, config.deadline_ns):
+        elif exchange is not None and _past(now, exchange.t_arrival_ns, exchange.deadline_ns or config.deadline_ns):
             self._expire(now)
         elif exchange is not None:
             if not self._complete and not self._upload_paused and self._too_slow(exchange, now):

@@ -15,6 +15,7 @@ from proxy.exchange import Exchange
 from proxy.gate import Gate
 from proxy.lineage import Lineage
 from proxy.page import Page
+from proxy.parrot import Parrot
 from proxy.upstream import Pool
 from traces.seams import Connect, NowNs
 from traces.status import StatusPage
@@ -51,6 +52,7 @@ class Hub:
         self.draining = False
         self.in_flight = 0
         self._write = write
+        self.parrot: Parrot | None = None
         self._loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
         self._outbox: list[tuple[asyncio.Transport, bytes]] = []
@@ -61,6 +63,8 @@ class Hub:
             Pool(t, connect=connect, now_ns=now_ns, idle_ns=config.upstream_idle_ns, tls=tls if t.tls else None)
             for t in targets
         ]
+        if config.engine == "parrot":
+            self.parrot = Parrot(self, write, tls)
 
     def choose(self) -> Pool:
         """The engine with the fewest requests under way; the first of equals."""
@@ -131,7 +135,10 @@ class Hub:
         self.page.add("tokens_in", row["prompt_tokens"] or 0)
         self.in_flight -= 1
         self.page.set("in_flight", self.in_flight)
-        self._write(row)
+        if self.parrot is None:
+            self._write(row)
+        else:
+            self.parrot.take(exchange, row)
         if self.in_flight == 0:
             self._idle.set()
 

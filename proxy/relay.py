@@ -120,7 +120,7 @@ class Relay:
             self.exchange.left_queue(now)
         self.pool = pool = self._hub.choose()
         pool.busy += 1
-        connection = None if self._streamed else pool.take()
+        connection = None if self._streamed or self.exchange.fresh else pool.take()
         if connection is not None:
             self._attach(connection, reused=True)
         else:

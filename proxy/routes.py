@@ -47,7 +47,9 @@ _PREFIXED = re.compile(
     rf"|responses/{_SEGMENT}(?:/cancel|/input_items)?|(?:chat/)?completions/render)\Z"
 )
 
-PARROT = re.compile(r"/v1/(?:session|semantic_call|semantic_var|native_call|vm|get_vm_info)[A-Za-z0-9_/-]*\Z")
+PARROT = re.compile(
+    r"/v1/(?:(?:session|semantic_var)(?:/[A-Za-z0-9_-]*)?|(?:semantic|py_native)_call)/?\Z|/docs\Z|/openapi\.json\Z"
+)
 
 
 def allowed(path: str, extra: frozenset[str] = frozenset(), engine: str = "openai") -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from proxy.config import ProxyConfig, check, parse_target
@@ -61,6 +62,8 @@ class RunningProxy:
         for front in list(hub.fronts):
             front.stop("the proxy is shutting down")
         await hub.idle()
+        if hub.parrot is not None:
+            hub.parrot.close()
         for pool in hub.pools:
             pool.close()
         hub.stop()
@@ -85,6 +88,8 @@ async def start(
     Records go to `write`, or, cheaper, as their journal rows to `write_row`.
     """
     check(config, host)
+    if config.engine == "parrot":  # every body is read before it goes on, however long
+        config = replace(config, buffer_body=config.max_body)
     tls = _upstream_tls(config) if any(parse_target(url).tls for url in config.upstreams) else None
     hub = Hub(config, now_ns=now_ns, connect=connect, write=write_row or _as_records(write), status=status, tls=tls)
     try:

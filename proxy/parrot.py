@@ -1,0 +1,382 @@
+"""In front of a Parrot: what must not reach it is refused, the rest passes, and its calls become records with edges.
+
+A semantic call is answered at once and works later, so its record is held until its value was seen: by a GET of the
+client, or by one of our own sent after the client's (`passive`, see docs/parrot.md). Lives here: the guard, the watching
+of requests and replies, held records, passive reads. May not know: how bytes are relayed, what a Parrot is made of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from engines.dialects import Observer
+from engines.http1 import Connection, Pool
+from engines.parrot.lineage import CallNode, Lineage, OpenWorkflow
+from engines.parrot.protocol import CRITERIA, SESSION_AUTH, VAR, Call, Route, hazard, parse_json, read_call, route
+from engines.parrot.protocol import session_of as session_in
+from proxy.config import parse_target
+from proxy.exchange import Exchange
+from proxy.heads import Refusal
+from traces.workflow import dep_row
+
+if TYPE_CHECKING:
+    from proxy.hub import Hub
+
+PASSIVE_AFTER_S = 0.01
+"""between the GET that activates and our own on what it activated: Parrot takes a request in 2 to 3 ms"""
+KEEP = 8 << 20
+"""bytes of a reply kept for reading"""
+Row = dict[str, Any]
+
+
+class ReplyBody(Observer):
+    """Keeps a reply's body, which is one small JSON document; a Parrot streams nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, body: bytes) -> int:
+        """No token events."""
+        self._size += len(body)
+        if self._size <= KEEP:
+            self._parts.append(body)
+        return 0
+
+    def finish(self) -> None:
+        """Nothing is buffered."""
+
+    def json(self) -> Row | None:
+        """The document, None when it is none (or too long to keep)."""
+        return parse_json(b"".join(self._parts)) if self._size <= KEEP else None
+
+
+@dataclass(slots=True)
+class _Ask:
+    """One request as the guard understood it."""
+
+    route: Route
+    body: Row
+    reply: ReplyBody
+    node: CallNode | None = None
+    """of a GET: who produces the variable"""
+
+
+class _Passive:
+    """One reading of our own: learns when a value came, keeps nothing of it. A Reply of engines.http1."""
+
+    def __init__(self, node: CallNode, ended: Callable[[_Passive, int | None], None]) -> None:
+        self.node = node
+        self.connection: Connection | None = None
+        self._ended = ended
+        self._status = 0
+
+    def head(self, status: int, headers: list[tuple[bytes, bytes]], now_ns: int) -> None:
+        """Only 200 means that there is a value."""
+        self._status = status
+
+    def body(self, data: bytes, now_ns: int) -> None:
+        """Not looked at."""
+
+    def done(self, now_ns: int) -> None:
+        """The value is there."""
+        self._ended(self, now_ns if self._status == 200 else None)
+
+    def lost(self, why: str, now_ns: int) -> None:
+        """The core closed the connection."""
+        self.connection = None
+        self._ended(self, None)
+
+
+class Parrot:
+    """One worker's view of one core."""
+
+    def __init__(self, hub: Hub, write: Callable[[Row], None], tls: Any) -> None:
+        self._hub = hub
+        self._write = write
+        self._config = hub.config.parrot
+        self._target = target = parse_target(hub.config.upstreams[0])
+        self._pool = Pool(
+            target.host, target.port, connect=hub.connect, now_ns=hub.now_ns, ssl=tls if target.tls else None
+        )
+        self.lineage = Lineage()
+        self._asks: dict[Exchange, _Ask] = {}
+        self._held: dict[int, tuple[CallNode, Row]] = {}
+        """records of calls whose value was not seen yet, by id of their node"""
+        self._passive: dict[int, _Passive] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    # ------------------------------------------------------------------ requests
+
+    def judge(self, exchange: Exchange, body: bytes) -> Refusal | None:
+        """A request is whole: refuse it, or watch it."""
+        head = exchange.head
+        asked = route(head.method, head.path)
+        if asked.kind == "other":
+            return None
+        parsed = parse_json(body) or {}
+        node = self.lineage.find(session_in(parsed), asked.name) if asked.kind == "var_get" else None
+        refusal = self._guard(asked, parsed, node) if self._config.guard else None
+        if refusal is not None:
+            return refusal
+        ask = self._asks[exchange] = _Ask(asked, parsed, ReplyBody(), node)
+        exchange.watcher = ask.reply
+        exchange.fresh = head.method == "POST"  # a POST sent twice is a call made twice
+        if asked.kind == "var_get":
+            exchange.deadline_ns = self._config.get_deadline_ns
+            if node is not None and parsed.get("criteria") in CRITERIA:
+                self._watch_later(exchange, self.lineage.asked(node, parsed["criteria"], self._hub.now_ns()), node)
+        return None
+
+    def _guard(self, asked: Route, body: Row, node: CallNode | None) -> Refusal | None:
+        why = hazard(asked, body, allow_native=self._config.allow_native)
+        if why is None and node is not None and node.t_active_ns is None and body.get("criteria") not in CRITERIA:
+            why = f"criteria must be one of {', '.join(CRITERIA)}"
+        return Refusal(400, "parrot_hazard", why) if why is not None else None
+
+    # ------------------------------------------------------------------ replies
+
+    def take(self, exchange: Exchange, row: Row) -> None:
+        """An exchange ended: record it now, later (a call), or not at all (what only carried a call's life)."""
+        ask = self._asks.pop(exchange, None)
+        if row["outcome"] == "unreachable":
+            self._core_died("the core could not be reached")
+        elif row["outcome"] == "upstream_died":
+            self._probe()
+        if ask is None:
+            self._write(row)
+            return
+        reply = ask.reply.json() if row["status"] is not None else None
+        self._session_gone(ask, row, reply)
+        good = row["outcome"] == "ok" and row["status"] == 200 and reply is not None
+        match ask.route.kind:
+            case "call" | "native":
+                self._took_call(exchange, ask, row, reply if good else None)
+                return
+            case "session_open" if good and reply is not None:
+                self._opened(reply, row)
+            case "session_close" if good and ask.route.name.isdigit():
+                self._end_workflow(self.lineage.closed(int(ask.route.name), row["t_end_ns"], "deleted"))
+            case "var_new" if good and reply is not None and isinstance(reply.get("var_id"), str):
+                self.lineage.registered(session_in(ask.body) or 0, reply["var_id"])
+            case "var_set" if good:
+                self.lineage.was_set(session_in(ask.body) or 0, ask.route.name, row["t_end_ns"])
+            case "var_get" if ask.node is not None:
+                self._read(ask.node, row, reply if good else None)
+        if row["outcome"] != "ok":
+            row |= {"workflow_id": None, "node_id": None, "deps": [], "t_upstream_ns": None}
+            self._write(row)  # it drew nothing, but it failed
+
+    def _opened(self, reply: Row, row: Row) -> None:
+        if isinstance(reply.get("session_id"), int):
+            self._end_workflow(self.lineage.opened(reply["session_id"], row["t_end_ns"], row["workflow_id"]))
+            self.lineage.open[reply["session_id"]].class_name = row["class_name"]
+
+    def _session_gone(self, ask: _Ask, row: Row, reply: Row | None) -> None:
+        """The core says that it does not know the session (any more)."""
+        said = str(reply.get("error", "")) if reply is not None and row["status"] == 500 else ""
+        if "Session (session_id=" in said:
+            session = int(ask.route.name) if ask.route.name.isdigit() else session_in(ask.body)
+            if session is not None:
+                self._end_workflow(self.lineage.closed(session, row["t_end_ns"], "expired"))
+
+    def _took_call(self, exchange: Exchange, ask: _Ask, row: Row, reply: Row | None) -> None:
+        row["api"] = "parrot"
+        call = read_call(ask.body)
+        if reply is None or not isinstance(call, Call):
+            row["t_upstream_ns"] = None
+            self._write(row)
+            return
+        info = [p for p in reply.get("param_info") or [] if isinstance(p, dict)]
+        variables = {str(p.get("parameter_name")): str(p.get("var_id")) for p in info}
+        named = exchange.tag.node_id if exchange.tag is not None else None
+        node = self.lineage.called(call, int(reply.get("request_id") or 0), variables, row["t_end_ns"], named)
+        if node is None:
+            exchange.add_note("its session was opened before this proxy watched")
+            row["note"] = exchange.note
+            row["t_upstream_ns"] = None
+            self._write(row)
+            return
+        declared = {dep["on"] for dep in row["deps"]}
+        row["workflow_id"] = row["workflow_id"] or node.workflow.workflow_id
+        row["class_name"] = row["class_name"] or node.workflow.class_name
+        row["tag_source"] = row["tag_source"] or "parrot"
+        row["node_id"] = node.node_id
+        row["session_id"] = row["session_id"] or str(call.session_id)
+        row["deps"] = [*row["deps"], *(dep_row(d) for d in node.deps if d.on not in declared)]
+        row["max_tokens"] = call.max_gen_length
+        if node.external:
+            _note(row, f"inputs from outside: {', '.join(node.external)}")
+        self._held[id(node)] = (node, row)
+        if node.t_active_ns is not None:
+            self._watch([node])
+
+    def _read(self, node: CallNode, row: Row, reply: Row | None) -> None:
+        """A GET of the client on a call's output ended."""
+        if reply is not None and "content" in reply:
+            self.lineage.told(node, reply["content"])
+            self._ready(node, row["t_end_ns"])
+        elif row["outcome"] in ("client_left", "timeout", "cancelled") and node.t_active_ns is not None:
+            self._watch([node])  # the core goes on with it all the same
+
+    # ------------------------------------------------------------------ ends of calls
+
+    def _ready(self, node: CallNode, now_ns: int) -> None:
+        """A call's value was seen."""
+        if node.t_ready_ns is None:
+            node.t_ready_ns = now_ns
+        self._finish(node)
+
+    def _finish(self, node: CallNode, outcome: str = "ok", why: str | None = None) -> None:
+        held = self._held.pop(id(node), None)
+        if held is None:
+            return
+        row = held[1]
+        row["t_upstream_ns"] = node.t_active_ns  # from here on it may run
+        row["t_first_byte_ns"] = None  # that of the reply to its submission, which says nothing of the call
+        row["read_dt_ns"], row["read_bytes"], row["read_tokens"] = (), (), ()
+        row["sampling"] = {**row["sampling"], "criteria": node.criteria} if node.criteria else row["sampling"]
+        if node.t_ready_ns is not None:
+            row["t_end_ns"] = node.t_ready_ns
+        row["outcome"], row["error"] = outcome, why
+        self._write(row)
+
+    def _end_workflow(self, workflow: OpenWorkflow | None) -> None:
+        """A session is over: its calls are recorded as far as they were seen."""
+        if workflow is None:
+            return
+        for node, row in [h for h in self._held.values() if h[0].workflow is workflow]:
+            if id(node) not in self._passive:
+                self._unseen(node, row, workflow)
+
+    def _unseen(self, node: CallNode, row: Row, workflow: OpenWorkflow) -> None:
+        """A call whose value nobody read. One that a finished call needed has ended, and no later than that began."""
+        if node.t_active_ns is None:
+            self._finish(node, "skipped", "its session ended before anything asked for it")
+            return
+        ends = [c.t_ready_ns for c in workflow.nodes.values() if node in c.parents and c.t_ready_ns is not None]
+        if ends:
+            _note(row, "its own end was not seen: t_end_ns is the latest it can have been")
+            row["t_end_ns"] = min(ends)
+            self._finish(node)
+        else:
+            row["t_end_ns"] = workflow.t_close_ns or self._hub.now_ns()
+            why = "the core died" if workflow.end == "lost" else "its session ended before its value was read"
+            self._finish(node, "upstream_died" if workflow.end == "lost" else "cancelled", why)
+
+    def _core_died(self, why: str) -> None:
+        for passive in list(self._passive.values()):
+            self._drop(passive)
+        lost = self.lineage.core_died(self._hub.now_ns())
+        for workflow in lost:
+            self._end_workflow(workflow)
+
+    def _probe(self) -> None:
+        """One connection broke: is the core still there?"""
+
+        async def ask() -> None:
+            try:
+                connection = await self._pool.acquire(fresh=True)
+            except OSError:
+                self._core_died("the core closed a connection and takes no new one")
+            else:
+                connection.close()
+
+        self._spawn(ask())
+
+    # ------------------------------------------------------------------ passive reads
+
+    def _watch_later(self, exchange: Exchange, active: list[CallNode], sink: CallNode) -> None:
+        """Read what a GET activated, once that GET is on its way: the first activation decides the criteria."""
+        others = [n for n in active if n is not sink]
+        if others and self._config.passive:
+            asyncio.get_running_loop().call_later(PASSIVE_AFTER_S, self._watch_when_sent, exchange, others)
+
+    def _watch_when_sent(self, exchange: Exchange, nodes: list[CallNode]) -> None:
+        if exchange.t_upstream_ns is not None:
+            self._watch(nodes)
+        elif exchange.outcome is None and not self._closed:
+            asyncio.get_running_loop().call_later(PASSIVE_AFTER_S, self._watch_when_sent, exchange, nodes)
+
+    def _watch(self, nodes: list[CallNode]) -> None:
+        if self._closed or not self._config.passive:
+            return
+        for node in nodes:
+            if node.output is not None and node.t_ready_ns is None and id(node) not in self._passive:
+                passive = self._passive[id(node)] = _Passive(node, self._passive_ended)
+                self._spawn(self._read_passively(passive))
+
+    async def _read_passively(self, passive: _Passive) -> None:
+        try:
+            connection = await self._pool.acquire(fresh=True)
+        except OSError:
+            self._passive_ended(passive, None)
+            return
+        if self._passive.get(id(passive.node)) is not passive:  # dropped meanwhile
+            connection.close()
+            return
+        passive.connection = connection
+        connection.send(self._request(passive.node), passive)
+
+    def _request(self, node: CallNode) -> bytes:
+        fields = {"session_id": node.workflow.session_id, "session_auth": SESSION_AUTH, "criteria": node.criteria}
+        body = orjson.dumps(fields)
+        key = self._hub.config.upstream_key
+        lines = [
+            f"GET {self._target.prefix}{VAR}/{node.output} HTTP/1.1",
+            f"Host: {self._target.name}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+            *([f"Authorization: Bearer {key}"] if key is not None else []),
+        ]
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+    def _passive_ended(self, passive: _Passive, ready_ns: int | None) -> None:
+        node = passive.node
+        if self._passive.get(id(node)) is passive:
+            del self._passive[id(node)]
+        if passive.connection is not None:
+            self._pool.release(passive.connection)
+            passive.connection = None
+        if ready_ns is not None:
+            self._ready(node, ready_ns)
+        elif node.workflow.end is not None and (held := self._held.get(id(node))) is not None:
+            self._unseen(node, held[1], node.workflow)
+
+    def _drop(self, passive: _Passive) -> None:
+        self._passive.pop(id(passive.node), None)
+        if passive.connection is not None:
+            passive.connection.abort()
+            passive.connection = None
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ------------------------------------------------------------------ end
+
+    def close(self) -> None:
+        """No more reads; what is held is recorded as far as it was seen."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        for passive in list(self._passive.values()):
+            self._drop(passive)
+        for session in list(self.lineage.open):
+            self._end_workflow(self.lineage.closed(session, self._hub.now_ns(), "unfinished"))
+        for node, row in list(self._held.values()):
+            self._unseen(node, row, node.workflow)
+        self._pool.close()
+
+
+def _note(row: Row, note: str) -> None:
+    row["note"] = note if row["note"] is None else f"{row['note']}; {note}"
