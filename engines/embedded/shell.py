@@ -15,18 +15,18 @@ from typing import Any, Protocol
 
 from engines.embedded.core import EngineCore
 from engines.embedded.profiles import Profile
+from engines.embedded.recorder import FLUSH_NS, SLOTS, Lag, Recorder
 from engines.embedded.sensors import SimulatedSensors
 from engines.embedded.types import EngineRequest, FinishReason, Limits, RequestStats
 from traces.journal import JournalWriter
-from traces.records import EngineRecord, StepRecord, TruthRecord
+from traces.records import StepRecord
 from traces.seams import NowNs, SleepUntil
 from traces.status import StatusPage
 
+__all__ = ["FORGIVE_NS", "SLOTS", "Counters", "Engine", "Replica", "Sink", "Ticket"]
+
 FORGIVE_NS = 50_000_000
 """lag past which the model axis is moved to now: an engine that was stopped does not race to catch up"""
-_FLUSH_NS = 500_000_000
-_BATCH = 512
-SLOTS = ("running", "waiting", "kv_usage_ppm", "steps", "tokens_out", "lag_ns")
 
 
 class Sink(Protocol):
@@ -66,9 +66,7 @@ class Replica:
     def __init__(self, engine: Engine, core: EngineCore) -> None:
         self.engine, self.core = engine, core
         self.tickets: dict[str, Ticket] = {}
-        self.lag_max_ns = 0
-        self.lag_sum_ns = 0
-        self.lag_steps = 0
+        self.lag = Lag()
         self.in_step = False
         self.leaving: list[Ticket] = []
         """aborted while in the step in flight: their truth is final when it ends"""
@@ -105,16 +103,10 @@ class Replica:
                     await sleep_until(due)
                 else:  # behind: still let the sockets be served
                     await asyncio.sleep(0)
-                self._lag(now_ns() - due)
+                self.lag.add(now_ns() - due)
             finally:  # a step cut short by the engine's end is settled too
                 self.in_step = False
                 self._deliver(step, now, max(now + 1, now_ns()))
-
-    def _lag(self, lag_ns: int) -> None:
-        self.lag_sum_ns += lag_ns
-        self.lag_steps += 1
-        if lag_ns > self.lag_max_ns:
-            self.lag_max_ns = lag_ns
 
     def _deliver(self, step: Any, start_ns: int, end_ns: int) -> None:
         core, tickets = self.core, self.tickets
@@ -161,16 +153,13 @@ class Engine:
         self.profile, self.limits = profile, limits
         self.counters = Counters()
         self.replicas = [Replica(self, EngineCore(profile, limits, replica=i)) for i in range(limits.replicas)]
-        self.sensors = sensors
         self.on_end: Callable[[RequestStats], None] = _ignore
         """called with every sequence that ends by itself"""
         self.on_step: Callable[[StepRecord], None] = _ignore
-        self._truth, self._steps, self._status = truth, steps, status
-        self._pending: list[StepRecord] = []
-        self._parts: dict[str, tuple[int, list[TruthRecord]]] = {}
+        cores = [replica.core for replica in self.replicas]
+        self._recorder = Recorder(cores, truth=truth, steps=steps, status=status, sensors=sensors)
         self._tick_ns = tick_ns
-        self._cores = [replica.core for replica in self.replicas]
-        self._sensors_shown = False
+        self._ids: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._flushed_ns = now_ns()
         self._serial = 0
@@ -202,7 +191,7 @@ class Engine:
         """Begin stepping and publishing; the page stands whole before the first reader looks."""
         self._publish(self.now_ns())
         self._tasks = [asyncio.ensure_future(replica.run()) for replica in self.replicas]
-        if self._status is not None or self._truth is not None or self._steps is not None:
+        if self._recorder.wanted:
             self._tasks.append(asyncio.ensure_future(self._tick()))
 
     async def close(self) -> None:
@@ -216,11 +205,7 @@ class Engine:
                 self.abort(ticket)
         self._publish(now)
         self._flush(now)
-        if self._truth is not None:
-            for replica in self.replicas:
-                for total in replica.core.totals(now):
-                    self._truth.write(total)
-            self._truth.flush()
+        self._recorder.totals(now)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -239,15 +224,14 @@ class Engine:
 
         parts: sequences that share wire_id, and so one truth record. UserError when it can never fit."""
         chosen = min(self.replicas, key=lambda r: r.load) if replica is None else self.replicas[replica]
-        request_id = request.request_id
-        if any(request_id in r.tickets for r in self.replicas):  # vLLM takes equal ids too, with a suffix of its own
+        if request.request_id in self._ids:  # vLLM takes equal ids too, with a suffix of its own
             self._serial += 1
-            request = replace(request, request_id=f"{request_id}~{self._serial}")
+            request = replace(request, request_id=f"{request.request_id}~{self._serial}")
         chosen.core.add(request, self.now_ns())
         ticket = Ticket(chosen, request.request_id, wire_id, sink, streams)
         chosen.tickets[request.request_id] = ticket
-        if parts > 1 and wire_id not in self._parts:
-            self._parts[wire_id] = (parts, [])
+        self._ids.add(request.request_id)
+        self._recorder.expect(wire_id, parts)
         chosen.wake()
         return ticket
 
@@ -277,20 +261,10 @@ class Engine:
         ticket.sink.finish(out, stats, reason)
 
     def _write_truth(self, ticket: Ticket) -> None:
-        core, wire_id = ticket.replica.core, ticket.wire_id
-        records = [replace(record, request_id=wire_id) for record in core.truth(ticket.request_id)]
+        core = ticket.replica.core
+        self._recorder.settled(ticket.wire_id, core.truth(ticket.request_id))
         core.forget(ticket.request_id)
-        waiting = self._parts.get(wire_id)
-        if waiting is not None:
-            left, sums = waiting[0] - 1, _merged(waiting[1], records)
-            if left:
-                self._parts[wire_id] = (left, sums)
-                return
-            del self._parts[wire_id]
-            records = sums
-        if self._truth is not None:
-            for record in records:
-                self._truth.write(record)
+        self._ids.discard(ticket.request_id)
 
     def stepped(self, record: StepRecord, tokens: int) -> None:
         """A step is done."""
@@ -300,86 +274,33 @@ class Engine:
         counters.cached_tokens += record.cached_tokens
         counters.generation_tokens += tokens
         self.on_step(record)
-        if self._steps is not None:
-            self._pending.append(record)
-            if len(self._pending) >= _BATCH:
-                self._write_steps()
-
-    def _write_steps(self) -> None:
-        if self._steps is not None:
-            for record in self._pending:
-                self._steps.write(record)
-        self._pending.clear()
+        self._recorder.step(record)
 
     async def _tick(self) -> None:
         due = self.now_ns()
         while True:
             now = self.now_ns()
             self._publish(now)
-            if now - self._flushed_ns >= _FLUSH_NS:
+            if now - self._flushed_ns >= FLUSH_NS:
                 self._flush(now)
             due = max(due + self._tick_ns, now)
             await self.sleep_until(due)
 
     def _publish(self, now: int) -> None:
-        page = self._status
-        if page is None:
-            return
         values = {
             "running": self.running,
             "waiting": self.waiting,
             "kv_usage_ppm": round(1e6 * max(r.core.kv_usage for r in self.replicas)),
             "steps": self.counters.steps,
             "tokens_out": self.counters.generation_tokens,
-            "lag_ns": max(r.lag_max_ns for r in self.replicas),
+            "lag_ns": max(r.lag.max_ns for r in self.replicas),
         }
-        sensors = self.sensors
-        if sensors is not None:
-            changed = sensors.update(now, *self._cores)
-            if not self._sensors_shown:
-                self._sensors_shown = True
-                values |= sensors.slots()
-            elif changed:
-                values |= sensors.readings()
-        page.set_group(values)
+        self._recorder.publish(now, values)
 
     def _flush(self, now: int) -> None:
-        """Journals to the system, with the lag of the steps since the last time."""
         self._flushed_ns = now
-        self._write_steps()
-        if self._steps is not None:
-            for i, replica in enumerate(self.replicas):
-                if replica.lag_steps:
-                    values = {
-                        "engine": float(i),
-                        "steps": float(replica.lag_steps),
-                        "lag_ns_mean": replica.lag_sum_ns / replica.lag_steps,
-                        "lag_ns_max": float(replica.lag_max_ns),
-                    }
-                    self._steps.write(EngineRecord("lag", now, values))
-            self._steps.flush()
-        for replica in self.replicas:
-            replica.lag_sum_ns = replica.lag_steps = replica.lag_max_ns = 0
-        if self._truth is not None:
-            self._truth.flush()
+        self._recorder.flush(now, [r.lag for r in self.replicas])
 
 
 def _ignore(_: object) -> None:
     """Nobody looks."""
-
-
-def _merged(sums: list[TruthRecord], records: list[TruthRecord]) -> list[TruthRecord]:
-    """Truth of two parts of one request, added by component."""
-    if not sums:
-        return records
-    more = {record.component: record for record in records}
-    return [
-        replace(
-            a,
-            own_uj=a.own_uj + more[a.component].own_uj,
-            active_uj=a.active_uj + more[a.component].active_uj,
-            prefill_uj=a.prefill_uj + more[a.component].prefill_uj,
-            decode_uj=a.decode_uj + more[a.component].decode_uj,
-        )
-        for a in sums
-    ]

@@ -136,6 +136,18 @@ def test_two_requests_with_one_id_both_succeed() -> None:
     assert with_engine(work) == ["chatcmpl-same"] * 2
 
 
+def test_an_id_may_come_back_while_its_first_user_is_still_leaving() -> None:
+    async def work(client: Client) -> int:
+        body = {"messages": TURNS, "max_tokens": 1000, "ignore_eos": True}
+        connection, _ = await client.open(CHAT, body, headers={"X-Request-Id": "again"})
+        await asyncio.sleep(0.1)
+        connection.abort()
+        again = await client.call(CHAT, body | {"max_tokens": 3}, headers={"X-Request-Id": "again"})
+        return again.status
+
+    assert with_engine(work) == 200
+
+
 def test_stop_strings_end_the_text_before_them() -> None:
     async def work(client: Client) -> None:
         fixed = {"messages": TURNS, "temperature": 0, "max_tokens": 8, "ignore_eos": True}
