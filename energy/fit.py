@@ -122,6 +122,10 @@ class Fit:
     covariance: Floats
     cap_w: float = inf
 
+    def power_idle_w(self) -> float:
+        """Idle power."""
+        return float(self.joules[0])
+
     def bend(self, terms: Floats, cell_s: Floats) -> Floats:
         """Factor on each cell's energy near the power limit."""
         return bent(terms @ self.joules / np.maximum(cell_s, 1e-9), self.cap_w)

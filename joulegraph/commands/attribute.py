@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     result = attribute_run(where, policy=args.policy, level=args.level, profile=profile)
     out = {"run": str(args.run), **result.totals, "truth_error": score_truth(where, result)}
     if args.predict is not None:
-        out["phases"] = predictions(result, args.predict)
+        out |= predictions(result, args.predict)
     if args.json:
         sys.stdout.write(orjson.dumps(out, option=orjson.OPT_SERIALIZE_NUMPY).decode() + "\n")
         return 0
@@ -53,10 +53,12 @@ def _profile(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read as JSON ({error}); give a file of joulegraph calibrate") from error
 
 
-def predictions(result: Any, path: Path) -> list[dict[str, Any]]:
-    """Rows of energy.predict for the phases in a file. UserError where there is no such file or nothing measured."""
+def predictions(result: Any, path: Path) -> dict[str, Any]:
+    """Rows of energy.predict for the phases in a file, and energy.causal's check of the shares. UserError where there
+    is no such file or nothing measured."""
     import orjson
 
+    from energy.causal import shares_check
     from energy.predict import Basis, predict, read_phases
     from traces.errors import UserError
 
@@ -67,7 +69,10 @@ def predictions(result: Any, path: Path) -> list[dict[str, Any]]:
     gpu = next((d for d in result.devices if d.curve.domain == "gpu"), None)
     if gpu is None:
         raise UserError("--predict: the run has no GPU energy to compare with")
-    return predict(Basis.of(gpu.curve, gpu.lag, gpu.work, gpu.windows), read_phases(document, str(path)))
+    basis, phases = Basis.of(gpu.curve, gpu.lag, gpu.work, gpu.windows), read_phases(document, str(path))
+    active = next(f for f in result.figures if f.component == "gpu").active.sum(1)
+    shares = shares_check(basis, result.requests.classes, active, phases, gpu.fit.power_idle_w())
+    return {"phases": predict(basis, phases), "shares": shares}
 
 
 def lines(result: Any, out: dict[str, Any]) -> list[str]:
@@ -109,6 +114,9 @@ def lines(result: Any, out: dict[str, Any]) -> list[str]:
         text.append(
             " ".join([f"{row['phase']} {row['run'] if row['run'] is not None else row['kind']}:", *beside(row)])
         )
+    for band in out.get("shares", []):
+        for name, row in band["types"].items():
+            text.append(f"share of {name} at rate {band['rate']}: {tested(row)}")
     return text + [f"note: {n}" for n in out["notes"]]
 
 
@@ -121,3 +129,13 @@ def beside(row: dict[str, Any]) -> list[str]:
         off = f" ({value / measured - 1:+.1%})" if value is not None and measured else ""
         text.append(f"{name} {'-' if value is None else round(value / 1e6)}{off}")
     return text
+
+
+def tested(row: dict[str, Any]) -> str:
+    """A type's share against the regression."""
+    if row["agrees"] is None:
+        return f"{row['attributed_j']:.1f} J attributed; not testable (the regression is less certain than 3 %)"
+    verdict = "agrees" if row["agrees"] else "DISAGREES"
+    return (
+        f"{row['attributed_j']:.1f} J attributed, {row['regressed_j']:.1f} +- {row['se_j']:.1f} J regressed: {verdict}"
+    )

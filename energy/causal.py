@@ -1,0 +1,96 @@
+"""Are the shares causal? Busy energy of many stretches of one load band, regressed on how many requests of each type
+ran in them (no intercept), against the sum of `active` that attribution gave those types.
+
+Where the regression itself is less certain than 3 % of a type's figure it cannot decide: "not testable". Solo runs are
+no yardstick: a request alone pays for the whole step. May not know: how energy was split.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from energy.predict import Basis
+from energy.tables import Floats, Ints, Labels
+
+TOLERANCE = 0.03
+
+
+def shares_check(
+    basis: Basis, classes: Labels, active_uj: Ints, phases: list[dict[str, Any]], idle_w: float
+) -> list[dict[str, Any]]:
+    """Per load band (the phases' `rate`) and type: regressed and attributed joules per request, standard error, verdict
+    True | False | None (not testable)."""
+    bands: dict[Any, list[tuple[float, float]]] = {}
+    for phase in phases:
+        if phase.get("rate") is not None and phase["end_ns"] is not None:
+            span = tuple((int(phase[k]) - basis.windows.origin_ns) / 1e9 for k in ("t_ns", "end_ns"))
+            bands.setdefault(phase["rate"], []).append((span[0], span[1]))
+    out = []
+    for rate, spans in sorted(bands.items()):
+        stretches = [s for span in spans for s in _busy_stretches(basis, span)]
+        out.append(
+            {"rate": rate, "stretches": len(stretches), "types": _band(basis, classes, active_uj, stretches, idle_w)}
+        )
+    return out
+
+
+def _busy_stretches(basis: Basis, span: tuple[float, float]) -> list[tuple[float, float]]:
+    """The phase cut where nothing was in flight: each stretch holds its requests whole."""
+    w = basis.windows
+    mine = np.flatnonzero((w.sent >= span[0]) & (w.sent < span[1]))
+    if not len(mine):
+        return []
+    order = mine[np.argsort(w.sent[mine])]
+    reach = np.maximum.accumulate(w.last[order])
+    cut = np.flatnonzero(w.sent[order][1:] > reach[:-1] + 0.2) + 1
+    parts = np.split(order, cut)
+    return [(float(w.sent[p].min()) - 1e-6, float(w.last[p].max()) + 0.1) for p in parts]
+
+
+def _band(
+    basis: Basis, classes: Labels, active_uj: Ints, stretches: list[tuple[float, float]], idle_w: float
+) -> dict[str, dict[str, Any]]:
+    w = basis.windows
+    lag = basis.lag.lag_s
+    x, y, given = [], [], []
+    for begin, end in stretches:
+        mine = w.row[(w.sent >= begin) & (w.sent < end)]
+        codes = classes.codes[mine]
+        known = codes >= 0
+        x.append(np.bincount(codes[known], minlength=len(classes.names)))
+        given.append(np.bincount(codes[known], active_uj[mine][known], len(classes.names)))
+        edges = basis.curve.at(np.array([begin + lag, end + lag]) * 1e9 + w.origin_ns)
+        busy = float(np.diff(np.interp([begin, end], basis.work.t, basis.work.busy))[0])
+        y.append((edges[1] - edges[0]) / 1e6 - idle_w * (end - begin - busy))
+    if not x:
+        return {}
+    counts, joules = np.array(x, float), np.array(y)
+    types = np.flatnonzero(counts.sum(0) > 0)
+    return _verdicts(counts[:, types], joules, np.array(given)[:, types] / 1e6, [classes.names[k] for k in types])
+
+
+def _verdicts(counts: Floats, joules: Floats, given: Floats, names: list[str]) -> dict[str, dict[str, Any]]:
+    per_request = given.sum(0) / counts.sum(0)
+    freedom = len(joules) - counts.shape[1]
+    if freedom < 2 or np.linalg.matrix_rank(counts) < counts.shape[1]:
+        return {
+            n: {"attributed_j": float(a), "regressed_j": None, "se_j": None, "agrees": None}
+            for n, a in zip(names, per_request, strict=True)
+        }
+    inverse = np.linalg.inv(counts.T @ counts)
+    beta = inverse @ counts.T @ joules
+    residual = joules - counts @ beta
+    se = np.sqrt(np.diag(inverse) * float(residual @ residual) / freedom)
+    out = {}
+    for k, name in enumerate(names):
+        testable = beta[k] > 0 and se[k] <= TOLERANCE * beta[k]
+        near = abs(per_request[k] - beta[k]) <= max(TOLERANCE * beta[k], 2 * se[k])
+        out[name] = {
+            "attributed_j": float(per_request[k]),
+            "regressed_j": float(beta[k]),
+            "se_j": float(se[k]),
+            "agrees": bool(near) if testable else None,
+        }
+    return out

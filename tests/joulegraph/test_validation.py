@@ -1,0 +1,77 @@
+"""The truth loop holds its figures on seeds that tuned nothing, and breaks where it must."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from energy.align import Lag
+from energy.attribute import attribute, with_policy
+from joulegraph.validation.controls import CONTROLS, LAG_ERROR_S
+from joulegraph.validation.mixes import MIXES
+from joulegraph.validation.runs import Synthetic, at_level, synthesise
+from joulegraph.validation.score import compare, score
+from joulegraph.validation.truths import TRUTHS
+from joulegraph.validation.validate import EVALUATION, NAIVE, TUNING
+
+SEED = 404
+
+
+@cache
+def _run(truth: str, mix: str) -> Synthetic:
+    return synthesise(MIXES[mix](SEED), TRUTHS[truth](SEED), SEED)
+
+
+def test_evaluation_seeds_tuned_nothing() -> None:
+    assert not set(TUNING) & set(EVALUATION)
+
+
+@pytest.mark.parametrize("mix", ["agent", "tenants", "low-load"])
+def test_linear_truth_within_the_figures(mix: str) -> None:
+    run = _run("linear", mix)
+    for level, median, p95 in (("L1", 0.03, 0.12), ("L3", 0.013, 0.05)):
+        s = score(run, level)
+        assert s.summary()["median"] <= median
+        assert s.summary()["p95"] <= p95
+        assert s.phase_error <= 0.03
+        assert np.median(s.workflow_errors) <= 0.015
+        assert s.closure_uj == 0
+
+
+@pytest.mark.parametrize("mix", ["chat", "tenants"])
+def test_independent_truth_beats_every_naive_policy_twice(mix: str) -> None:
+    run = _run("independent", mix)
+    result = attribute(at_level(run.data, "L1"), level="L1")
+    best = min(compare(run, with_policy(result, p)).summary()["median"] for p in NAIVE)
+    assert compare(run, result).summary()["median"] <= best / 2
+
+
+@pytest.mark.parametrize("name", sorted(CONTROLS))
+def test_controls_do_their_damage(name: str) -> None:
+    mix, damage = CONTROLS[name]
+    run = _run("linear", mix)
+    whole = attribute(at_level(run.data, "L1"), level="L1")
+    if damage is None:
+        hurt = attribute(
+            at_level(run.data, "L1"), level="L1", lag=Lag(whole.devices[0].lag.lag_s + LAG_ERROR_S, 0.01, True)
+        )
+    else:
+        hurt = attribute(at_level(damage(run, SEED), "L1"), level="L1")
+    assert np.median(compare(run, hurt).errors) >= 2 * np.median(compare(run, whole).errors)
+
+
+@pytest.mark.parametrize("lag_ms", [0, 60, 300])
+def test_an_injected_lag_is_recovered(lag_ms: int) -> None:
+    """Sensor lag, plus the delay of a frontend (about a millisecond)."""
+    run = synthesise(MIXES["low-load"](SEED), TRUTHS["linear"](SEED), SEED, lag_ns=lag_ms * 1_000_000)
+    lag = attribute(at_level(run.data, "L2"), level="L2").devices[0].lag
+    assert lag.known
+    assert lag.lag_s == pytest.approx(lag_ms / 1000, abs=0.02)
+
+
+def test_same_seed_same_run() -> None:
+    once, again = (synthesise(MIXES["low-load"](7), TRUTHS["independent"](7), 7) for _ in range(2))
+    assert np.array_equal(once.truth, again.truth)
+    assert np.array_equal(once.data.requests.read_ns, again.data.requests.read_ns)
