@@ -138,10 +138,10 @@ def parse(data: Mapping[str, Any], *, default_name: str = "sweep", folder: Path 
         if key not in (*_TABLES, *_COMMON):
             raise UserError(f"{key} is unknown; known are {', '.join((*_TABLES, *_COMMON))}")
     common = {key: _checked(Sweep, key, data[key]) for key in _COMMON if key in data}
+    vllm = Vllm(**{k: _checked(Vllm, k, v) for k, v in _table(data, "vllm").items()})
     points = tuple(dict.fromkeys(_located(p, folder) for p in _points(data)))
     for point in points:
         _check(point)
-    vllm = Vllm(**{k: _checked(Vllm, k, v) for k, v in _table(data, "vllm").items()})
     return Sweep(str(data.get("name", default_name)), points, vllm=vllm, **common)
 
 

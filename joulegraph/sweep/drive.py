@@ -33,13 +33,15 @@ class Stop:
     """Ctrl-C: the first ends the sweep after the present point, the second reaches the point itself."""
 
     count: int = 0
+    leaves_at: int = 2
+    """a point in a process of its own drains at the second and leaves at the third"""
 
     def __call__(self, number: int, frame: object) -> None:
         self.count += 1
         sys.stderr.write(
             "\njoulegraph: this point is finished first; Ctrl-C again leaves it\n" if self.count == 1 else "\n"
         )
-        if self.count > 2:
+        if self.count >= self.leaves_at:
             raise KeyboardInterrupt
 
 
@@ -72,7 +74,7 @@ class Driver:
         """Play what is left; how many runs are done, failed and left."""
         slots = order(self.sweep.points, self.sweep.repeats, self.sweep.seed)
         self._prepare(slots)
-        todo = [slot for slot in slots if not self._over(slot)]
+        todo = [slot for slot in slots if self._over(slot) not in (("done",) if self.retry else ("done", "failed"))]
         took: list[float] = []
         with _stops() as self.stop:
             try:
@@ -84,6 +86,7 @@ class Driver:
                     self._say(
                         f"{len(slots) - len(todo) + index + 1}/{len(slots)}", slot, eta_s(took, len(todo) - index)
                     )
+                    self.stop.leaves_at = 2 if slot.point.kind == "embedded" else 3
                     started = time.monotonic()
                     self._play(slot)
                     took.append(time.monotonic() - started)
@@ -109,7 +112,7 @@ class Driver:
         if (self.out / "runs" / slot.name / "summary.json").is_file():
             return "done"
         failed = outcomes(self.out).get(slot.name, {}).get("outcome") == "failed"
-        return "failed" if failed and not self.retry else None
+        return "failed" if failed else None
 
     def _cool(self, slot: Slot) -> None:
         if slot.point.kind != "embedded":

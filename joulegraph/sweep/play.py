@@ -159,7 +159,7 @@ def _directory(task: Task) -> RunDir:
 def _complete(run: RunDir, task: Task) -> None:
     from joulegraph.finish import complete
 
-    if run.info["load"]["requests"]:
+    if run.info["state"] in ("complete", "invalid") and run.info["load"]["requests"]:
         complete(run, policy=task.policy, report=False)
 
 

@@ -20,6 +20,10 @@ from joulegraph.sweep.config import BATCH
 from joulegraph.sweep.rows import ALL
 from joulegraph.sweep.stats import Interval, front, line, plateau
 
+JOB = ("workload", "preset", "trace", "count", "scale", "input_length", "output_length")
+"""factors that say what is asked for; SETTINGS say how it is served"""
+SETTINGS = ("engine", "model", *BATCH, "max_num_batched_tokens", "prefix_caching", "power_cap_w", "sm_clock_mhz",
+            "rate", "users")  # fmt: skip
 Row = dict[str, Any]
 _context: Any = mpl.rc_context
 Series = dict[str, list[Row]]
@@ -42,6 +46,12 @@ class Means:
                 self.points.setdefault(row["point"], row)
                 found = Interval(row["n"], row["mean"], row["low95"], row["high95"])
                 self._values[row["point"], row["figure"]] = found
+        self.points = dict(sorted(self.points.items(), key=lambda item: self._place(item[1])))
+
+    def _place(self, row: Row) -> list[str]:
+        """By factors, numbers by their size."""
+        values = [row.get(name) for name in self.varying]
+        return [f"{v:020.6f}" if isinstance(v, int | float) else str(v or "") for v in values]
 
     def get(self, row: Row, figure: str) -> Interval | None:
         """A figure of a point."""
@@ -120,10 +130,11 @@ def _lines(table: Means, axes: Axes, axis: str, figure: str, label: str, *, log:
         )
     axes.set_xlabel(axis)
     axes.set_ylabel(label)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.06 * max(axes.get_ylim()[1], 1e-9))
     if log:
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+        ticks = sorted({float(row[axis]) for row in table.points.values() if row.get(axis) is not None})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.legend()
 
 
@@ -137,6 +148,7 @@ def _bars(values: Sequence[Interval]) -> list[list[float]]:
 
 def _batch(table: Means, axes: list[Axes], factor: str) -> None:
     _lines(table, axes[0], factor, "makespan_s_mean", "workflow makespan, mean (s)", log=True)
+    axes[0].set_yscale("log")
     _lines(table, axes[1], factor, "j_per_output_token", "active energy (J per output token)", log=True)
 
 
@@ -188,11 +200,12 @@ def _cap(table: Means, axes: list[Axes], cap: str) -> None:
 
 
 def _pareto(table: Means, axes: Axes) -> None:
-    """Joules against seconds, one cloud per workload; workloads are different jobs, so each has its own front."""
+    """Joules against seconds, one cloud per job: other lengths or workloads are other jobs, and get their own front."""
     clouds: Series = {}
     for row in table.points.values():
-        name = " ".join(str(row[k]) for k in ("workload", "preset", "trace") if row.get(k) is not None)
-        clouds.setdefault(name, []).append(row)
+        job = [n for n in row if n in JOB or n.startswith("param.")]
+        words = [_word(n, row[n]) for n in job if row.get(n) is not None and (n in table.varying or n == "workload")]
+        clouds.setdefault(", ".join(words), []).append(row)
     for index, (name, rows) in enumerate(clouds.items()):
         colour = PALETTE[index % len(PALETTE)]
         pairs = [(table.get(row, "makespan_s_mean"), table.get(row, "j_per_workflow"), row) for row in rows]
@@ -201,7 +214,8 @@ def _pareto(table: Means, axes: Axes) -> None:
         best = [known[i] for i in front([(a, b) for a, b, _ in known])]
         axes.step([a for a, _, _ in best], [b for _, b, _ in best], where="post", color=colour, label=name or "all")
         for a, b, row in best:
-            axes.annotate(table.label(row, "workload"), (a, b), fontsize=5.5, xytext=(3, 3), textcoords="offset points")
+            words = [_word(n, row[n]) for n in table.varying if n in SETTINGS and row.get(n) is not None]
+            axes.annotate(", ".join(words), (a, b), fontsize=6, xytext=(3, 3), textcoords="offset points")
     axes.set_xlabel("workflow makespan, mean (s)")
     axes.set_ylabel("active energy (J per workflow)")
     axes.set_xscale("log")

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from joulegraph.sweep.config import Point, Sweep
 from joulegraph.sweep.drive import outcomes
 from joulegraph.sweep.plan import order
@@ -38,13 +40,22 @@ def results(sweep: Sweep, out: Path) -> list[Row]:
         path = out / "runs" / slot.name
         if (path / "summary.json").is_file():
             info = RunDir.open(path).info
+            rows = rows_of(path)
             state = {"state": info.get("state"), "why": info.get("why")}
-            found += [{**head, **state, **row} for row in rows_of(path)]
+            if rows[0]["requests"] == rows[0]["failed"]:
+                state = {"state": "invalid", "why": f"no request was answered: {_outcomes(path)}"}
+            found += [{**head, **state, **row} for row in rows]
         elif slot.name in ended:
             found.append({**head, "state": "failed", "why": ended[slot.name].get("why"), **_empty()})
         else:
             found.append({**head, "state": "left", "why": "not run yet", **_empty()})
     return found
+
+
+def _outcomes(path: Path) -> str:
+    """Outcomes of a run's requests, in words."""
+    counts = orjson.loads((path / "summary.json").read_bytes()).get("outcomes") or {}
+    return ", ".join(f"{n} {outcome}" for outcome, n in counts.items())
 
 
 def _empty() -> Row:
