@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from joulegraph.load import LoadJob, load_process
+from joulegraph.load import LoadJob, shard_jobs
+from loadgen.shards import Shards
+from loadgen.tally import ReplayTotals
 from traces.child import Child, spawn
 from traces.errors import UserError
 from traces.rundir import RunDir
 
 READY_S = 30.0
+START_AFTER_NS = 200_000_000
 
 
 def ready(child: Child, what: str, *, timeout_s: float = READY_S) -> dict[str, Any]:
@@ -50,6 +51,7 @@ class Parts:
     children: dict[str, Child] = field(default_factory=dict)
     sensors: list[Any] = field(default_factory=list)
     missing: list[Any] = field(default_factory=list)
+    shards: Shards | None = None
 
     def engine(self, config: Any) -> str:
         """Start the embedded engine; its URL."""
@@ -94,12 +96,13 @@ class Parts:
         self.children["proxy"] = child
         return f"http://127.0.0.1:{port}"
 
-    def load(self, job: LoadJob) -> Child:
-        """Start the load; returns once its status page stands."""
-        child = spawn(load_process, job, name="load")
-        self.children["load"] = child
-        self._load_message(child, READY_S)
-        return child
+    def load(self, job: LoadJob) -> int:
+        """Start the load; the instant of trace time 0. Returns once its status pages stand."""
+        self.shards = Shards(shard_jobs(self.run, job))
+        self.shards.ready()
+        t0_ns = time.monotonic_ns() + START_AFTER_NS
+        self.shards.go(t0_ns)
+        return t0_ns
 
     def continuous(self) -> None:
         """Start attribution of what has been recorded so far, once a second."""
@@ -109,36 +112,23 @@ class Parts:
         ready(child, "continuous attribution")
         self.children["continuous"] = child
 
-    def _load_message(self, child: Child, timeout_s: float) -> dict[str, Any] | None:
-        if not child.lifeline.poll(timeout_s):
-            return None
-        try:
-            said = orjson.loads(child.lifeline.recv_bytes())
-        except (EOFError, ConnectionResetError):
-            raise UserError("the load generator ended without a word; the run keeps what it recorded") from None
-        if "error" in said:
-            raise UserError(said["error"])
-        return dict(said)
-
-    def wait_load(self, each: Callable[[], None], *, every_s: float = 0.1) -> dict[str, Any]:
-        """Call `each` until the load is done; its totals. UserError when a part dies meanwhile."""
-        child = self.children["load"]
-        while (said := self._load_message(child, every_s)) is None:
+    def wait_load(self, each: Callable[[], None], *, every_s: float = 0.1) -> tuple[ReplayTotals, list[str]]:
+        """Call `each` until the load is done; its totals and what was done to arrivals. UserError when a part dies."""
+        assert self.shards is not None
+        while (done := self.shards.poll(every_s)) is None:
             each()
             self.check()
-        return dict(said["done"])
+        return done
 
     def drain(self) -> None:
         """Ask the load to send nothing more."""
-        try:
-            self.children["load"].lifeline.send_bytes(b"drain")
-        except (KeyError, OSError):
-            pass  # not started, or already done
+        if self.shards is not None:
+            self.shards.drain()
 
     def check(self) -> None:
-        """UserError when a part other than the load has died."""
+        """UserError when a part has died."""
         for name, child in self.children.items():
-            if name != "load" and not child.process.is_alive():
+            if not child.process.is_alive():
                 raise UserError(
                     f"the {name} died during the run (exit code {child.process.exitcode}); what was recorded is kept, "
                     f"joulegraph finish {self.run.path} completes it"
@@ -146,7 +136,9 @@ class Parts:
 
     def stop(self, timeout_s: float = 15.0) -> None:
         """Stop every child: load and proxy first, then the sampler, the engine last."""
-        order = sorted(self.children, key=["continuous", "load", "proxy", "sampler", "engine"].index)
+        if self.shards is not None:
+            self.shards.stop()
+        order = sorted(self.children, key=["continuous", "proxy", "sampler", "engine"].index)
         for name in order:
             self.children.pop(name).stop(timeout_s)
 

@@ -12,14 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from engines.embedded.server import EngineOptions
 from joulegraph.engines import config_in, model_of
 from joulegraph.host import anchor, describe, versions
-from joulegraph.load import LoadJob
+from joulegraph.load import LoadJob, summary
 from joulegraph.parts import Parts, own_path, pause
+from loadgen.tally import ReplayTotals
 from loadgen.target import Target, split_url
 from traces.errors import UserError
 from traces.rundir import RunDir
@@ -122,24 +122,24 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
         target = _at(target, parts.proxy(_url(target), max_concurrency=plan.max_concurrency))
     parts.continuous()
     pause(plan.idle_s, lambda: None)
-    parts.load(replace(plan.job, target=target, status=own_path(run, "loadgen")))
-    outcome = _watched(run, plan, parts, asked, engine)
+    t0_ns = parts.load(replace(plan.job, target=target))
+    totals, sentences = _watched(run, plan, parts, asked, engine)
     pause(plan.tail_s, lambda: None)
-    return outcome
+    return {"load": summary(totals), "transforms": sentences, "t0_ns": t0_ns}
 
 
 class Heartbeat:
     """Notices a target that is gone: requests fail and nothing accepts connections there for GONE_S seconds."""
 
-    def __init__(self, target: Target, page: Path, run: RunDir) -> None:
+    def __init__(self, target: Target, run: RunDir) -> None:
         self._target, self._run = target, run
-        self._page = StatusReader(page)
+        self._pages = [StatusReader(path) for path in sorted(run.path.glob("status.loadgen.*"))]
         self._look_s = 0.0
         self._gone_s: float | None = None
 
     def check(self, now_s: float) -> None:
         """Look once a second, only once requests have failed. UserError when the target is gone."""
-        if now_s < self._look_s or self._page.get("requests_failed") == 0:
+        if now_s < self._look_s or not any(page.get("requests_failed") for page in self._pages):
             return
         self._look_s = now_s + 1.0
         try:
@@ -155,13 +155,15 @@ class Heartbeat:
             self._gone_s = None
 
 
-def _watched(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts, engine: Target) -> dict[str, Any]:
+def _watched(
+    run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts, engine: Target
+) -> tuple[ReplayTotals, list[str]]:
     from joulegraph.continuous import class_joules
     from joulegraph.live.view import LiveView
     from joulegraph.live.watch import Watch
 
     with LiveView(Watch.of_run(run.path, title=plan.title), quiet=plan.quiet) as view:
-        heartbeat = Heartbeat(engine, own_path(run, "loadgen"), run)
+        heartbeat = Heartbeat(engine, run)
 
         def each() -> None:
             heartbeat.check(time.monotonic())

@@ -20,7 +20,7 @@ from engines.embedded.server import EngineOptions, status_names
 from engines.embedded.server import start as start_engine
 from joulegraph.engines import model_of
 from joulegraph.host import describe, versions
-from joulegraph.load import GC_THRESHOLD, LoadJob, play
+from joulegraph.load import LoadJob, play
 from joulegraph.realtime import verdict
 from joulegraph.virtual import VirtualLoop, run_virtual
 from loadgen.tally import slot_names as load_slots
@@ -29,6 +29,7 @@ from traces.rundir import RunDir
 from traces.status import StatusPage, StatusReader
 
 SECOND_NS = 1_000_000_000
+GC_THRESHOLD = 50_000
 WALL_AT_START_NS = 1_700_000_000 * SECOND_NS
 """The virtual wall clock: fixed, so that the same run gives the same bytes."""
 FLUSH_NS = 10 * SECOND_NS
@@ -116,7 +117,7 @@ class _Session:
                 plan.job, target=replace(plan.job.target, host="127.0.0.1", port=port, model=model_of(plan.engine))
             )
             t0_ns = self.start_ns + round(plan.idle_s * SECOND_NS)
-            dispatch = self.writer("dispatch", job.shard)
+            dispatch = self.writer("dispatch", "0")
             await loop.sleep_until(t0_ns - SECOND_NS)
             outcome = await play(
                 job,

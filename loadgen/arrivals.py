@@ -86,6 +86,16 @@ def plan(workflows: Iterable[Workflow], manifest: Manifest, wanted: Arrivals) ->
     return Plan(stream, tuple(said))
 
 
+def settled(manifest: Manifest, wanted: Arrivals, planned: Plan) -> Manifest:
+    """The manifest of what is replayed: what was done is disclosed; dithered stamps are quantised no more."""
+    exact = wanted.process != "recorded" or wanted.dither
+    return replace(
+        manifest,
+        transforms=(*manifest.transforms, *planned.sentences),
+        time_quantum_ms=None if exact else manifest.time_quantum_ms,
+    )
+
+
 def with_process(text: str, base: Arrivals) -> Arrivals:
     """`recorded`, `constant:RATE`, `poisson:RATE` or `gamma:RATE:CV`, put into base. RATE is a number of workflows per
     second or a profile of loadgen.rates (`poisson:ramp:1:20:60`). UserError with the remedy."""

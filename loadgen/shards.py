@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from loadgen.arrivals import Arrivals, plan
+from loadgen.arrivals import Arrivals, plan, settled
 from loadgen.replay import ReplayOptions, replay
 from loadgen.tally import Bounds, ReplayTotals, merged, slot_names
 from loadgen.target import Target
@@ -52,6 +52,8 @@ class ShardJob:
     status: Path | None = None
     replayed: Path | None = None
     """where to write the workflows of all shards as they are taken up (give it to one shard only)"""
+    workflows: int | None = None
+    """how many there are in all shards, where that is known beforehand: for the live view (first shard only)"""
 
 
 def shard_of(workflow_id: str, shards: int) -> int:
@@ -72,6 +74,7 @@ def split(job: ShardJob, shards: int, journals: Sequence[Path], pages: Sequence[
             journal=journals[i],
             status=pages[i],
             replayed=job.replayed if i == 0 else None,
+            workflows=job.workflows if i == 0 else None,
             options=replace(
                 job.options,
                 closed_loop_users=None if users is None else _part(users, i, shards),
@@ -184,6 +187,8 @@ async def _shard(lifeline: Connection, job: ShardJob) -> dict[str, Any]:
     journal = JournalWriter(job.journal, "dispatch", mono_ns=time.monotonic_ns(), wall_ns=time.time_ns())
     try:
         page = None if job.status is None else StatusPage(slot_names(), job.status)
+        if page is not None and job.workflows is not None:
+            page.set("workflows_total", job.workflows)
         lifeline.send_bytes(orjson.dumps({"ready": True}))
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         told: asyncio.Future[int | None] = loop.create_future()
@@ -209,7 +214,7 @@ async def play(
     loop = asyncio.get_running_loop()
     trace = read_trace(job.trace)
     planned = plan(trace.workflows(), trace.manifest, job.arrivals)
-    manifest = replace(trace.manifest, transforms=(*trace.manifest.transforms, *planned.sentences))
+    manifest = settled(trace.manifest, job.arrivals, planned)
     workflows: Iterable[Workflow] = planned.workflows
     if job.replayed is not None:
         workflows = _written(workflows, job.replayed, orjson.dumps(manifest_row(manifest)))

@@ -46,7 +46,9 @@ def test_truncated_gzip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     rows = b"".join(ROW.replace(b"20", b"%d" % (20 + i * 7919 % 1000)) for i in range(5000))
     path.write_bytes(gzip.compress(rows)[:-2000])
     out = str(tmp_path / "r")
-    assert "cut short" in said(capsys, ["replay", str(path), "--embedded", "h100-llama8b", "--no-report", "--out", out])
+    assert "fetch or write the file again" in said(
+        capsys, ["replay", str(path), "--embedded", "h100-llama8b", "--no-report", "--out", out]
+    )
 
 
 def test_unknown_profile(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,8 +87,8 @@ def test_unreachable_target(trace: Path, tmp_path: Path, capsys: pytest.CaptureF
     [
         (["--speed", "0"], "--speed 0"),
         (["--arrivals", "poison:1"], "poison"),
-        (["--arrivals", "poisson:fast"], "numbers"),
-        (["--arrivals", "poisson"], "rate"),
+        (["--arrivals", "poisson:fast"], "poisson:fast"),
+        (["--arrivals", "poisson"], "RATE is a number"),
         (["--target", "http://127.0.0.1:1"], "exactly one"),
     ],
 )

@@ -1,0 +1,159 @@
+"""From the flags of `joulegraph replay` to a run: trace, target, arrivals, engine; everything that can be wrong is
+found before anything is created or started. May not know: how a run goes on, how figures are derived.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from joulegraph.engines import embedded_options
+from joulegraph.load import LoadJob, planned
+from joulegraph.targets import ask
+from loadgen.arrivals import Arrivals, with_process
+from loadgen.dryrun import dry_run
+from loadgen.replay import ReplayOptions
+from loadgen.target import Target, Tls, split_url
+from traces.errors import UserError
+from traces.importers import as_trace
+from traces.rundir import RunDir
+from traces.trace import read_trace
+
+YEAR_S = 365 * 86_400
+
+
+def arrivals_of(args: argparse.Namespace) -> Arrivals:
+    """What to do with the trace's arrivals. UserError for figures that make no sense."""
+    base = Arrivals(
+        speed=args.speed,
+        from_s=args.from_s,
+        until_s=args.until_s,
+        limit=args.limit,
+        dither=not args.no_dither,
+        idle_cap_s=args.idle_cap,
+        seed=args.seed,
+    )
+    return with_process(args.arrivals, base)
+
+
+def options_of(args: argparse.Namespace) -> ReplayOptions:
+    """How requests are made. The embedded engine always answers in the end: its default allowance is a year."""
+    return ReplayOptions(
+        salt=str(args.seed) if args.embedded else f"{args.seed}-{os.urandom(4).hex()}",
+        outputs="live" if args.live_outputs else "recorded",
+        timeout_ns=round((args.timeout or (YEAR_S if args.embedded else 600)) * 1_000_000_000),
+        closed_loop_users=args.users,
+        closed_loop_think_ns=round(args.think * 1_000_000_000),
+        cancel_share=args.cancel,
+    )
+
+
+def target_of(args: argparse.Namespace) -> Target:
+    """The engine to load. UserError when nothing answers at --target."""
+    if not args.target:
+        return Target("127.0.0.1", 0, model=args.model or "default", api=args.api, prompts=args.prompts)
+    key = os.environ.get(args.api_key_env) if args.api_key_env else None
+    server = ask(args.target, api_key=key)
+    host, port, base, secure = split_url(args.target)
+    return Target(
+        host,
+        port,
+        model=args.model or server.models[0],
+        api=args.api,
+        base=base,
+        exact=server.exact_lengths,
+        prompts=args.prompts,
+        api_key=key,
+        ssl=Tls(ca_file=args.ca_file) if secure else None,
+    )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[Path]:
+    """The trace itself, or what it was imported to: run directories and other known formats are taken as they are."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="joulegraph-"))
+        yield as_trace(path, Path(folder))[0]
+
+
+def job_of(args: argparse.Namespace, trace: Path, run: Path) -> LoadJob:
+    """The load job of a run. Opens the trace's head, so that a file that is none is refused here."""
+    arrivals = arrivals_of(args)
+    planned(read_trace(trace), arrivals)
+    if args.embedded and args.users is not None and not args.real_time:
+        raise UserError("--users: a closed loop needs --target or --real-time; leave it out for open loop")
+    return LoadJob(
+        run=run,
+        trace=trace,
+        target=target_of(args),
+        arrivals=arrivals,
+        options=options_of(args),
+        shards=args.shards,
+    )
+
+
+def engine_of(args: argparse.Namespace) -> Any:
+    """Options of the embedded engine, or None for --target."""
+    if not args.embedded:
+        return None
+    return embedded_options(
+        args.embedded,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        max_model_len=args.max_model_len,
+        power_cap_w=args.power_cap,
+        prefix_caching=not args.no_prefix_caching,
+        seed=args.seed,
+        real_time=args.real_time,
+    )
+
+
+def schedule_of(args: argparse.Namespace, trace: Path) -> dict[str, Any]:
+    """--dry-run: the schedule, nothing is sent. Durations are the recorded ones, else 0 (`assumed` counts those)."""
+    todo = planned(read_trace(trace), arrivals_of(args))
+    schedule = dry_run(todo.workflows)
+    return {"trace": args.trace.name, "transforms": list(todo.sentences), **schedule.as_json()}
+
+
+def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> None:
+    """Run it, in virtual or in real time, with the power knobs turned where that was asked of a real engine."""
+    if engine is not None and not args.real_time:
+        from joulegraph.progress import Progress
+        from joulegraph.virtualtime import VirtualRun, run_in_virtual_time
+
+        with Progress(run.path.name, quiet=args.json) as progress:
+            plan = VirtualRun(job, engine, through_proxy=args.proxy, each=progress.show)
+            run_in_virtual_time(run, plan)
+        return
+    from joulegraph.realtime import RealRun, run_real
+
+    plan_real = RealRun(
+        job,
+        engine,
+        () if engine is not None else tuple(s for s in args.sources.split(",") if s and s != "none"),
+        through_proxy=args.proxy or args.max_concurrency is not None,
+        max_concurrency=args.max_concurrency,
+        title=f"replay {args.trace.name}",
+    )
+    with _knobs(args, run):
+        run_real(run, plan_real)
+
+
+@contextmanager
+def _knobs(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
+    from energy.knobs import restore_left_behind, turned
+
+    if args.embedded or (args.power_cap is None and args.sm_clock is None):
+        yield
+        return
+    restored = restore_left_behind()
+    with turned(power_cap_w=args.power_cap, sm_clock_mhz=args.sm_clock) as got:
+        if got.skipped is not None:
+            raise UserError(f"--power-cap/--sm-clock: not permitted here: {got.skipped.sentence()}")
+        run.update_info(knobs={"turned": got.turns, "restored_before": restored})
+        yield
