@@ -1,8 +1,8 @@
 """In front of a Parrot: what must not reach it is refused, the rest passes, and its calls become records with edges.
 
 A semantic call is answered at once and works later, so its record is held until its value was seen: by a GET of the
-client, or by one of our own sent after the client's (`passive`, see docs/parrot.md). Lives here: the guard, the watching
-of requests and replies, held records, passive reads. May not know: how bytes are relayed, what a Parrot is made of.
+client, or by one of our own sent after the client's (`passive`, see docs/parrot.md). Lives here: the guard, the
+watching of requests and replies, held records, passive reads. May not know: how bytes are relayed, what a Parrot is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,18 @@ import orjson
 from engines.dialects import Observer
 from engines.http1 import Connection, Pool
 from engines.parrot.lineage import CallNode, Lineage, OpenWorkflow
-from engines.parrot.protocol import CRITERIA, SESSION_AUTH, VAR, Call, Route, hazard, parse_json, read_call, route
+from engines.parrot.protocol import (
+    CRITERIA,
+    SESSION_AUTH,
+    VAR,
+    Call,
+    Route,
+    hazard,
+    parse_json,
+    read_call,
+    read_native,
+    route,
+)
 from engines.parrot.protocol import session_of as session_in
 from proxy.config import parse_target
 from proxy.exchange import Exchange
@@ -189,7 +200,7 @@ class Parrot:
 
     def _took_call(self, exchange: Exchange, ask: _Ask, row: Row, reply: Row | None) -> None:
         row["api"] = "parrot"
-        call = read_call(ask.body)
+        call = read_call(ask.body) if ask.route.kind == "call" else read_native(ask.body)
         if reply is None or not isinstance(call, Call):
             row["t_upstream_ns"] = None
             self._write(row)
@@ -261,7 +272,7 @@ class Parrot:
         if node.t_active_ns is None:
             self._finish(node, "skipped", "its session ended before anything asked for it")
             return
-        ends = [c.t_ready_ns for c in workflow.nodes.values() if node in c.parents and c.t_ready_ns is not None]
+        ends = [c.t_ready_ns for c in workflow.nodes.values() if c.t_ready_ns is not None and c.needs(node)]
         if ends:
             _note(row, "its own end was not seen: t_end_ns is the latest it can have been")
             row["t_end_ns"] = min(ends)

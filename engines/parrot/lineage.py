@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from engines.parrot.protocol import Call
 from traces.workflow import Dep
 
+JOIN_CHARS = 16
+"""shorter values may be equal by chance"""
+
 
 @dataclass(slots=True)
 class CallNode:
@@ -33,6 +36,18 @@ class CallNode:
     external: tuple[str, ...] = ()
     """names of inputs that came from outside: registered variables (values pasted in are no variables)"""
 
+    def needs(self, other: CallNode) -> bool:
+        """Whether the other call's value went into this one, directly or through calls between."""
+        waiting, seen = list(self.parents), {id(self)}
+        while waiting:
+            at = waiting.pop()
+            if at is other:
+                return True
+            if id(at) not in seen:
+                seen.add(id(at))
+                waiting += at.parents
+        return False
+
 
 @dataclass(slots=True)
 class OpenWorkflow:
@@ -42,6 +57,8 @@ class OpenWorkflow:
     session_id: int
     t_open_ns: int
     class_name: str | None = None
+    told: dict[str, str] = field(default_factory=dict)
+    """value the client was given -> node that produced it"""
     nodes: dict[str, CallNode] = field(default_factory=dict)
     """by produced variable"""
     external: dict[str, int | None] = field(default_factory=dict)
@@ -94,7 +111,12 @@ class Lineage:
         parents: list[CallNode] = []
         external: list[str] = []
         for parameter in call.parameters:
-            if parameter.is_output or parameter.var_id is None:
+            if parameter.is_output:
+                continue
+            if parameter.var_id is None:
+                on = workflow.told.get(parameter.value or "")
+                if on is not None and on not in deps:
+                    deps[on] = Dep(on, "data", provenance="inferred:value")
                 continue
             maker = workflow.nodes.get(parameter.var_id)
             if maker is None:
@@ -122,6 +144,11 @@ class Lineage:
         """A variable from outside got its value."""
         if (workflow := self.open.get(session_id)) is not None:
             workflow.external[var_id] = now_ns
+
+    def told(self, node: CallNode, content: object) -> None:
+        """The client was given a value; if it pastes it into a later call, that is an edge too."""
+        if isinstance(content, str) and len(content) >= JOIN_CHARS:
+            node.workflow.told[content] = node.node_id
 
     def find(self, session_id: int | None, var_id: str) -> CallNode | None:
         """Who produces a variable, None when nobody seen does."""

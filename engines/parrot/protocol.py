@@ -213,6 +213,26 @@ def read_call(body: Mapping[str, Any]) -> Call | Fault:
     )
 
 
+def read_native(body: Mapping[str, Any]) -> Call | Fault:
+    """A body of POST /v1/py_native_call: no template, so its parameters in their own order."""
+    session_id, rows = session_of(body), body.get("parameters")
+    if session_id is None or not isinstance(rows, list):
+        return Fault("session_id or parameters is missing or of the wrong type")
+    parts: list[Parameter] = []
+    for row in rows:
+        parameter = _parameter(row)
+        if isinstance(parameter, Fault):
+            return parameter
+        parts.append(parameter)
+    criteria, name = body.get("output_criteria"), body.get("func_name")
+    return Call(
+        session_id,
+        tuple(parts),
+        func_name=name if isinstance(name, str) else None,
+        criteria=criteria if criteria in CRITERIA else None,
+    )
+
+
 def _shape_fault(parts: list[str | Parameter]) -> Fault | None:
     if not any(isinstance(p, Parameter) for p in parts):
         return Fault("the template has no placeholder")

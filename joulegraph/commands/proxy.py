@@ -29,6 +29,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drain", type=float, default=30.0, metavar="S", help="time for running requests at the end")
     parser.add_argument("--max-body", type=float, default=64.0, metavar="MB", help="request body cap (default 64)")
     parser.add_argument("--engine", choices=("openai", "parrot"), default="openai", help="what the upstream speaks")
+    parser.add_argument("--parrot-native", action="store_true", help="Parrot: let py_native_call through (runs code)")
+    parser.add_argument(
+        "--parrot-deadline", type=float, metavar="S", help="Parrot: answer a GET that waits longer with 504"
+    )
+    parser.add_argument(
+        "--parrot-no-passive", action="store_true", help="Parrot: never read intermediate values to see when they ended"
+    )
     parser.add_argument("--allow", action="append", default=[], metavar="PATH", help="let one more path through")
     parser.add_argument("--no-splice-usage", action="store_true", help="never ask for usage in a client's stream")
     parser.add_argument("--key-env", metavar="NAME", help="environment variable with the key clients must present")
@@ -46,8 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     from joulegraph.proxying import ProxyPlan, run_proxy
+    from traces.errors import UserError
 
     host, port = address(args.listen)
+    if args.engine == "parrot" and args.workers > 1:
+        raise UserError(f"--workers {args.workers}: --engine parrot takes 1, since one worker must see a whole session")
     plan = ProxyPlan(
         proxy=proxy_config(args, host),
         host=host,
@@ -66,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 def proxy_config(args: argparse.Namespace, host: str) -> Any:
     """The proxy's configuration from the command line. UserError on what cannot work."""
-    from proxy.config import ProxyConfig, check
+    from proxy.config import ParrotConfig, ProxyConfig, check
 
     config = ProxyConfig(
         upstreams=tuple(args.upstream),
@@ -83,6 +93,11 @@ def proxy_config(args: argparse.Namespace, host: str) -> Any:
         upstream_ca=args.upstream_ca,
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
+        parrot=ParrotConfig(
+            allow_native=args.parrot_native,
+            passive=not args.parrot_no_passive,
+            get_deadline_ns=round(args.parrot_deadline * 1e9) if args.parrot_deadline is not None else None,
+        ),
     )
     check(config, host)
     return config

@@ -101,6 +101,10 @@ class Rig:
         self.engine.append(wire)
         return wire
 
+    def wire(self) -> Wire:
+        """A client's end for a connection that the test opens itself."""
+        return Wire(self.loop)
+
     async def client(self, data: bytes = b"") -> Wire:
         """A client connection, with its first bytes sent."""
         _, wire = await self.loop.create_connection(lambda: Wire(self.loop), "127.0.0.1", self.proxy.port)
