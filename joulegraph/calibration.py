@@ -147,16 +147,16 @@ def fit_runs(paths: list[Path]) -> tuple[Profile, dict[str, Any]]:
         "terms": {t: {"joules": float(j), "sd": float(s)} for t, j, s in zip(TERMS, fit.joules, fit.sd, strict=True)},
         "runs": {path.name: _off(fit, spans) for path, spans in parts},
     }
-    return _profile(fit, "; ".join(sources)), quality
+    return _profile(fit, paths[0].name, "; ".join(sources)), quality
 
 
 def _off(fit: Fit, spans: Spans) -> float:
     return float(fit.energy(spans).sum() / spans.joules.sum() - 1)
 
 
-def _profile(fit: Fit, provenance: str) -> Profile:
+def _profile(fit: Fit, name: str, provenance: str) -> Profile:
     return Profile(
-        name="measured",
+        name=name,
         joules={t: float(j) for t, j in zip(TERMS, fit.joules, strict=True)},
         sd={t: float(s) for t, s in zip(TERMS, fit.sd, strict=True)},
         seconds={f: float(s) for f, s in zip(FEATURES, fit.seconds, strict=True)},

@@ -16,7 +16,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--policy", default="fitted", help="fitted (default), shapley, equal, time, tokens, output_tokens"
     )
     parser.add_argument("--level", default=None, help="L1, L2 or L3; default: the best the run holds")
-    parser.add_argument("--profile", type=Path, metavar="FILE", help="profile from joulegraph calibrate, as prior")
+    parser.add_argument("--profile", metavar="NAME|FILE", help="measured profile of this GPU and model, as prior")
+    parser.add_argument("--grid", type=float, metavar="G", help="grid intensity in gCO2e per kWh, for gCO2e figures")
+    parser.add_argument("--grid-source", default=None, help="where that intensity comes from (printed beside)")
+    parser.add_argument("--pue", type=float, default=1.0, help="power usage effectiveness of the site (default 1)")
     parser.add_argument("--predict", type=Path, metavar="PHASES.json", help="predict each phase from what precedes it")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
 
@@ -32,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     profile = _profile(args.profile) if args.profile is not None else None
     result = attribute_run(where, policy=args.policy, level=args.level, profile=profile)
     out = {"run": str(args.run), **result.totals, "truth_error": score_truth(where, result)}
+    if args.grid is not None:
+        out["carbon"] = carbon(out, args.grid, args.pue, args.grid_source)
     if args.predict is not None:
         out |= predictions(result, args.predict)
     if args.json:
@@ -41,16 +46,40 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _profile(path: Path) -> Any:
+def _profile(name: str) -> Any:
+    """A shipped profile by name, or any profile file."""
     import orjson
 
+    import energy
     from energy.fit import read_profile
     from traces.errors import UserError
 
+    shipped = Path(energy.__file__).parent / "profile_data" / f"{name}.json"
+    path = shipped if shipped.is_file() else Path(name)
     try:
         return read_profile(orjson.loads(path.read_bytes()), str(path))
     except (OSError, orjson.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); give a file of joulegraph calibrate") from error
+        known = ", ".join(sorted(p.stem for p in shipped.parent.glob("*.json")))
+        raise UserError(
+            f"--profile {name}: not readable as a profile ({error}); give a file of joulegraph calibrate, or: {known}"
+        ) from error
+
+
+def carbon(out: dict[str, Any], grid: float, pue: float, source: str | None) -> dict[str, Any]:
+    """gCO2e of the attributed joules of everything measured (hbm lies inside gpu), per run and class."""
+    from traces.errors import UserError
+
+    if grid < 0 or pue < 1:
+        raise UserError(f"--grid {grid} --pue {pue}: an intensity is at least 0 and a PUE at least 1")
+    per_uj = grid * pue / 3.6e12
+    classes = {name: uj * per_uj for name, uj in out.get("class_uj", {}).items()}
+    return {
+        "gco2e": sum(classes.values()),
+        "class_gco2e": classes,
+        "grid_gco2e_per_kwh": grid,
+        "pue": pue,
+        "grid_source": source or "given on the command line, no source named",
+    }
 
 
 def predictions(result: Any, path: Path) -> dict[str, Any]:
@@ -114,6 +143,9 @@ def lines(result: Any, out: dict[str, Any]) -> list[str]:
         text.append(
             " ".join([f"{row['phase']} {row['run'] if row['run'] is not None else row['kind']}:", *beside(row)])
         )
+    if "carbon" in out:
+        c = out["carbon"]
+        text.append(f"{c['gco2e']:.3f} gCO2e at {c['grid_gco2e_per_kwh']} g/kWh ({c['grid_source']}), PUE {c['pue']}")
     for band in out.get("shares", []):
         for name, row in band["types"].items():
             text.append(f"share of {name} at rate {band['rate']}: {tested(row)}")
