@@ -8,6 +8,7 @@ has the other core. Interleaved rounds (7, with --quick 3), medians. Rows:
   burst_requests_per_s   closed loop, 64 connections, each reply in one write; from the server's log
   paced_chunks_per_s     closed loop, 512 connections, one chunk per write every 5 ms; token events per second
   paced_reads_per_s      the same, stamped reads only (chunks that waited while the client was busy merge into one)
+  paced_chunks_per_cpu_s 64 connections only, so that each chunk is a read of its own: chunks per second of CPU
   cpu_us_per_request     CPU of the client per request of 16 chunks, burst
   lateness_ms_p99        open loop at 1,000/s: sent - due; timer_lateness_ms_p99: a bare timer in the same round
   rss_mb, first_request_s (process start to the first request at the server)
@@ -36,7 +37,7 @@ from typing import Any
 
 BENCH = Path(__file__).resolve().parent / "bench"
 CHUNKS, GAP_US, RATE = 16, 5_000, 1_000
-BURST_USERS, PACED_USERS = 64, 512
+BURST_USERS, PACED_USERS, ALONE_USERS = 64, 512, 64
 
 
 ABSENT = {
@@ -129,6 +130,7 @@ class Bench:
         burst_count, paced_count = (8_000, 4_000) if self.quick else (20_000, 10_000)
         burst, arrivals, started = self.worker(name, "burst", burst_count, BURST_USERS)
         paced, paced_arrivals, _ = self.worker(name, "paced", paced_count, PACED_USERS)
+        alone, _, _ = self.worker(name, "paced", 600 if self.quick else 1_500, ALONE_USERS)
         rate, _, _ = self.worker(name, "rate", 2_000 if self.quick else 5_000, 0)
         bare, _, _ = self.worker("timer", "rate", 2_000 if self.quick else 5_000, 0)
         chunks = sustained(paced_arrivals) * CHUNKS
@@ -136,6 +138,7 @@ class Bench:
             "burst_requests_per_s": sustained(arrivals),
             "paced_chunks_per_s": chunks,
             **({"paced_reads_per_s": chunks * (1 - paced["merged_share"])} if "merged_share" in paced else {}),
+            "paced_chunks_per_cpu_s": CHUNKS * 1e6 / alone["cpu_us"],
             "cpu_us_per_request": burst["cpu_us"],
             "lateness_ms_p99": rate["lateness_ms_p99"],
             "timer_lateness_ms_p99": bare["lateness_ms_p99"],
