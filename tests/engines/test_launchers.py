@@ -21,6 +21,8 @@ from engines.launchers import attach, vllm, xllamacpp
 from engines.launchers.common import decisive_line, healthy
 from traces.child import spawn
 from traces.errors import UserError
+from traces.journal import JournalReader
+from traces.records import StepRecord, from_row
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -129,6 +131,57 @@ def test_a_vllm_that_does_not_start_is_one_sentence_with_the_decisive_line(
         vllm.launch(options(python, tmp_path, model, extra))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+STATS = """
+class StatLoggerBase:
+    pass
+"""
+DRIVE = """
+import importlib.metadata as m, types
+(entry,) = m.entry_points(group="vllm.stat_logger_plugins")
+logger = entry.load()(None, 1)
+details = types.SimpleNamespace(
+    num_ctx_requests=1, num_ctx_tokens=40, num_generation_requests=2, num_generation_tokens=2
+)
+scheduler = types.SimpleNamespace(
+    num_running_reqs=3, num_waiting_reqs=1, num_skipped_waiting_reqs=1, kv_cache_usage=0.5, iteration_details=details
+)
+parts = types.SimpleNamespace(cached_tokens=16, computed=40)
+iteration = types.SimpleNamespace(
+    num_generation_tokens=3, num_preempted_reqs=1, prompt_token_stats=parts, num_prompt_tokens=56,
+    time_to_first_tokens_iter=[0.1],
+)
+logger.record(None, None)
+logger.record(scheduler, iteration, None, 1)
+scheduler.iteration_details = None
+logger.record(scheduler, iteration, mm_cache_stats=None, engine_idx=1, something_new=5)
+logger.record(scheduler, types.SimpleNamespace(num_tokens=3))
+logger.record(scheduler, iteration)
+logger.log_engine_initialized()
+"""
+
+
+def test_the_plugin_streams_iterations_and_says_when_the_interface_moved(python: str, tmp_path: Path) -> None:
+    metrics = tmp_path / "site" / "vllm" / "v1" / "metrics"
+    metrics.mkdir(parents=True)
+    for folder in (metrics, metrics.parent):
+        (folder / "__init__.py").write_text("")
+    (metrics / "loggers.py").write_text(STATS)
+    plugin, steps = vllm.plugin_folder(tmp_path), tmp_path / "engine.jsonl"
+    assert vllm.stream_state(steps).startswith("none: the plugin was not loaded")
+    path = f"{plugin}{os.pathsep}{tmp_path / 'site'}"
+    env = os.environ | {"PYTHONPATH": path, "JOULEGRAPH_STEPS": str(steps)}
+    subprocess.run([sys.executable, "-c", DRIVE], env=env, check=True, timeout=60)
+    reader = JournalReader(steps)
+    joined, first, second, moved = reader
+    assert reader.header["journal"] == "engine"
+    assert joined["text"].startswith("plugin joined vLLM")
+    record = from_row(StepRecord, first)
+    assert record == StepRecord(record.t_ns, 3, 2, 0.5, 1, 40, 2, 2, 56, 16, 1, 1)
+    assert from_row(StepRecord, second) == StepRecord(second["t_ns"], 3, 2, 0.5, 1, 40, 2, 2, 56, 16, 1, 1)
+    assert "has moved" in moved["text"]
+    assert vllm.stream_state(steps).startswith("none: the stats interface of vLLM")
 
 
 def test_no_vllm_and_a_taken_port(python: str, tmp_path: Path) -> None:
