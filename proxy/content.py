@@ -45,7 +45,7 @@ Piece = tuple[str, bytes, tuple[str, ...]]
 MAX_SAMPLING_VALUE = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestFacts:
     """What the record takes from a request body; empty where the body is absent, too long or no JSON object."""
 

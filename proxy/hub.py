@@ -53,7 +53,7 @@ class Hub:
         self.in_flight = 0
         self._write = write
         self.parrot: Parrot | None = None
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
         self._outbox: list[tuple[asyncio.Transport, bytes]] = []
         self._idle: asyncio.Event = asyncio.Event()
@@ -73,7 +73,7 @@ class Hub:
     def later(self, transport: asyncio.Transport, data: bytes) -> None:
         """Write once this turn's reads are done: one wake-up of the engine for all requests of the turn."""
         if not self._outbox:
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
         self._outbox.append((transport, data))
 
     def _flush(self) -> None:
@@ -97,7 +97,8 @@ class Hub:
         relay.gated = verdict
         if verdict == "in":
             relay.start()
-        self.page.set("queued", self.gate.queued)
+        else:
+            self.page.set("queued", self.gate.queued)
         return verdict != "full"
 
     def set_limit(self, limit: int | None) -> None:
@@ -111,8 +112,9 @@ class Hub:
             self.gate.withdraw(relay)
         elif relay.gated == "in":
             self._let_in(list(self.gate.leave()))
+        if self.gate.limit is not None:
+            self.page.set("queued", self.gate.queued)
         relay.gated = "full"
-        self.page.set("queued", self.gate.queued)
 
     def _let_in(self, relays: list[Relay]) -> None:
         for relay in relays:
@@ -122,7 +124,7 @@ class Hub:
 
     def settle(self, exchange: Exchange, before: Callable[[], None] | None = None) -> None:
         """An exchange ended: record it once the bytes are out, after `before` has completed what is known of it."""
-        self._loop.call_soon(self._record, exchange, before)
+        self.loop.call_soon(self._record, exchange, before)
 
     def _record(self, exchange: Exchange, before: Callable[[], None] | None) -> None:
         if before is not None:
@@ -151,7 +153,7 @@ class Hub:
     def watch(self) -> None:
         """Start the sweeper; it stops by itself when nothing is open."""
         if self._sweeper is None:
-            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+            self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
         self._sweeper = None

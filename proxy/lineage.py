@@ -30,7 +30,7 @@ class Named:
     """ids further up in the history"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Maker:
     node: str
     workflow: str | None

@@ -126,7 +126,7 @@ class Relay:
         else:
             self._open()
         # forward first, look later: uvloop writes before it runs what call_soon queues
-        asyncio.get_running_loop().call_soon(self.look)
+        self._hub.loop.call_soon(self.look)
 
     def upload(self, parts: list[bytes], *, last: bool) -> None:
         """More of a streamed request body."""
@@ -146,7 +146,7 @@ class Relay:
         return [*chunks, b"0\r\n\r\n"] if last else chunks
 
     def _open(self) -> None:
-        self._opening = asyncio.get_running_loop().create_task(self._connect())
+        self._opening = self._hub.loop.create_task(self._connect())
 
     async def _connect(self) -> None:
         pool = self.pool
@@ -191,7 +191,7 @@ class Relay:
         """Read the request's tag and, unless the body is large, its facts; once, after it went on."""
         self.find_tag()
         if len(self._body) > LARGE_BODY:
-            asyncio.get_running_loop().call_later(STUDY_LATER_S, self.study)
+            self._hub.loop.call_later(STUDY_LATER_S, self.study)
         else:
             self.study()
 

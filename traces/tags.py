@@ -87,7 +87,7 @@ def from_headers(headers: Mapping[str, str]) -> Tag | None:
     return Tag(
         workflow_id=workflow,
         node_id=node,
-        parents=parse_parents(headers.get(PARENTS, "")),
+        parents=parse_parents(headers[PARENTS]) if PARENTS in headers else (),
         agent_id=clean(headers.get(AGENT)),
         class_name=clean(headers.get(CLASS)),
         source="x-workflow",
