@@ -9,7 +9,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "host", "content-length"}
+HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "host"}
 
 
 async def main(port: int, upstream: str) -> None:
@@ -18,7 +18,7 @@ async def main(port: int, upstream: str) -> None:
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
 
         async def relay(request: web.Request) -> web.StreamResponse:
-            headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP}
+            headers = {k: v for k, v in request.headers.items() if k.lower() not in {*HOP, "content-length"}}
             body = await request.read()
             async with session.request(request.method, upstream + request.path_qs, headers=headers, data=body) as reply:
                 kept = {k: v for k, v in reply.headers.items() if k.lower() not in HOP}
