@@ -23,7 +23,7 @@ _OURS = ("vllm:", "llamacpp:", "sglang:", "tgi_")
 
 
 def parse(text: str, prefixes: tuple[str, ...] = _OURS) -> dict[str, float]:
-    """Metric name -> value, summed over labels, of names with one of these prefixes. NaN and infinities are left out."""
+    """Metric name -> value, summed over labels, of names with these prefixes. NaN and infinities are left out."""
     out: dict[str, float] = {}
     for line in text.splitlines():
         match = _LINE.match(line)
