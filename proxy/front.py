@@ -318,6 +318,7 @@ class Front(asyncio.Protocol):
         elif self.will_close():
             self.close()
         else:
+            self.pause_upload(False)
             self._reset(self._now_ns())
 
     def refuse(self, refusal: Refusal) -> None:

@@ -373,8 +373,9 @@ class Relay:
         self._fail(502, "upstream_died", "the engine closed the connection before its reply was complete")
 
     def upstream_paused(self, paused: bool) -> None:
-        """Backpressure on the request body."""
-        self.front.pause_upload(paused)
+        """Backpressure on a request body that is streamed up; a held one is in memory already."""
+        if self._streamed:
+            self.front.pause_upload(paused)
 
     def client_paused(self, paused: bool) -> None:
         """Backpressure on the reply."""
