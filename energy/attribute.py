@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from energy.align import Lag, estimate_lag
 from energy.curve import Curve, borders, choose
-from energy.fit import Fit, Profile, cells, fit_energy, fit_time, spans_of
+from energy.fit import Fit, Profile, cells, fit_energy, fit_time, from_profile, spans_of
 from energy.ledger import BOOK as BOOK
 from energy.ledger import Ledger, book, largest_remainder, settle
 from energy.load import load_run
@@ -33,6 +33,8 @@ BLOCK_NS = 1_000_000_000
 LEVELS = ("L0", "L1", "L2", "L3")
 COMPONENTS = ("gpu", "hbm", "cpu", "dram")
 HOST = ("cpu", "dram")
+NOTHING = "nothing measured: no joules are given (a measured profile, --profile, gives estimates)"
+ESTIMATED = "nothing measured: every joule is estimated from the profile, none is measured"
 NO_SPLIT = "no CPU time per process with a role: all above idle goes to requests, the proxy's and client's part too"
 
 
@@ -51,6 +53,7 @@ class Device:
     windows: Windows
     unmeasured: Mask
     outside: Floats | None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +98,22 @@ def attribute(
     notes += missing
     curves = [c for c in curves if c.domain in COMPONENTS]
     devices: list[Device] = []
-    if len(work) and curves:
-        t0 = min(float((c.t_ns[0] - work.origin_ns) / 1e9) for c in curves) - 2.0
-        t1 = max(float((c.t_ns[-1] - work.origin_ns) / 1e9) for c in curves) + 2.0
-        curve = work_curve(
-            data.requests,
-            work,
-            data.steps if level == "L3" else None,
-            min(t0, -2.0),
-            max(t1, float(work.last.max()) + 2.0),
-        )
+    if len(work) and (curves or profile is not None):
+        ends = [(float(t) - work.origin_ns) / 1e9 for c in curves for t in (c.t_ns[0], c.t_ns[-1])]
+        t0, t1 = min([0.0, *ends]) - 2.0, max([float(work.last.max()), *ends]) + 2.0
+        curve = work_curve(data.requests, work, data.steps if level == "L3" else None, t0, t1)
         for one in curves:
             made = _device(data, work, curve, one, policy, profile, lag)
             if isinstance(made, str):
                 notes.append(f"{one.source}: {made}")
             else:
                 devices.append(made)
+        if not devices and profile is not None:
+            devices.append(_estimated(data, work, curve, policy, profile))
     notes += [f"{d.curve.source}: {NO_SPLIT}" for d in devices if d.curve.domain in HOST and d.outside is None]
-    if not devices:
+    if not any(not d.estimated for d in devices):
         level = "L0"
-        notes.append("nothing measured: no joules are given")
+        notes.append(NOTHING if not devices else ESTIMATED)
     figures = _all_figures(devices, data.requests)
     result = Attribution(level, policy, data.requests, devices, figures, notes)
     result.totals.update(totals(result))
@@ -166,16 +165,17 @@ def _device(
     lag: Lag | None,
 ) -> Device | str:
     lag = lag or estimate_lag(one, curve, work.origin_ns)
+    prior = profile if one.domain == "gpu" else None
+    fit = fit_energy(spans_of(one, curve, work.origin_ns, lag.lag_s), fit_time(curve), prior)
+    return fit if isinstance(fit, str) else _split(data, work, curve, one, policy, lag, fit)
+
+
+def _split(data: RunData, work: Windows, curve: WorkCurve, one: Curve, policy: str, lag: Lag, fit: Fit) -> Device:
     cut = borders(one, BLOCK_NS)
     t = (one.t_ns[cut] - work.origin_ns) / 1e9 - lag.lag_s
     uj = np.diff(one.uj[cut])
     span = np.diff(t)
     usable = (span > 0.2) & (span < 4.0) & ~(np.add.reduceat(one.broken, cut[:-1]) > 0)
-    fit = fit_energy(
-        spans_of(one, curve, work.origin_ns, lag.lag_s), fit_time(curve), profile if one.domain == "gpu" else None
-    )
-    if isinstance(fit, str):
-        return fit
     bend = np.cumsum(np.concatenate([[0.0], fit.bend(cells(curve, curve.t), np.diff(curve.t)) * np.diff(curve.t)]))
     rows = shares(data.requests, work, curve, t, bend)
     held = blocks(rows, curve, t, uj, usable)
@@ -184,6 +184,20 @@ def _device(
     outside = outside_engine(data.processes, data.roles, one.t_ns[cut]) if one.domain in HOST else None
     books = settle(rows, held, split, hidden, outside)
     return Device(one, lag, held, rows, fit, split, books, curve, work, hidden, outside)
+
+
+def _estimated(data: RunData, work: Windows, curve: WorkCurve, policy: str, profile: Profile) -> Device:
+    """Level L0: the profile's coefficients on the run's work stand in for a counter. Marked, never called measured."""
+    fit = from_profile(profile)
+    terms, cell_s = np.maximum(cells(curve, curve.t), 0), np.diff(curve.t)
+    joules = np.cumsum(np.concatenate([[0.0], fit.bend(terms, cell_s) * (terms @ fit.joules)]))
+    t_ns = np.rint(curve.t * 1e9).astype(np.int64) + work.origin_ns
+    n = len(t_ns)
+    one = Curve(
+        "gpu0", "gpu", f"estimated from profile {profile.name}", t_ns, np.rint(joules * 1e6).astype(np.int64),
+        np.zeros(n, np.int64), np.zeros(n - 1, bool), 1, int(t_ns[1] - t_ns[0]), integrated=True,
+    )  # fmt: skip
+    return replace(_split(data, work, curve, one, policy, Lag(0.0, 0.0, True), fit), estimated=True)
 
 
 def _figures(name: str, devices: list[Device], requests: RequestTable) -> Figures:
@@ -222,6 +236,9 @@ def totals(result: Attribution) -> dict[str, Any]:
     out: dict[str, Any] = {"level": result.level, "policy": result.policy, "component": main}
     out |= books[main] if main else dict.fromkeys((*BOOK, "closure_uj", "scale"))
     out["components"] = books
+    out["estimated"] = any(d.estimated for d in result.devices)
+    if out["estimated"]:
+        out["measured_uj"] = books["gpu"]["measured_uj"] = None
     if result.figures:
         active = sum(f.active.sum(1) for f in result.figures if f.component not in OUTSIDE)
         out["class_uj"] = by_label(result.requests.classes, active)

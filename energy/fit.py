@@ -203,6 +203,15 @@ def fit_energy(spans: Spans, seconds: Floats, profile: Profile | None = None) ->
     return _fit(spans, joules, factor, seconds, profile, cap)
 
 
+def from_profile(profile: Profile) -> Fit:
+    """A profile's coefficients as they are, for runs in which nothing was measured."""
+    joules = np.array([profile.joules.get(t, 0.0) for t in TERMS])
+    sd = np.array([profile.sd.get(t, 0.0) for t in TERMS])
+    seconds = np.array([profile.seconds.get(f, 0.0) for f in FEATURES])
+    name = f"profile {profile.name}, nothing measured"
+    return Fit(joules, sd, seconds, 1.0, 0.0, 0, name, np.diag(sd**2), profile.cap_w)
+
+
 def _worth(error: float, plain: float, n: int) -> bool:
     """Does one more parameter pay (Schwarz criterion, twice over: the limit bends every term)?"""
     return bool(n * np.log(max(plain, 1e-30) / max(error, 1e-30)) > 4 * np.log(n))

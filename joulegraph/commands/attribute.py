@@ -110,8 +110,12 @@ def lines(result: Any, out: dict[str, Any]) -> list[str]:
 
     text = [f"level {out['level']}, policy {out['policy']}"]
     for name, book in out["components"].items():
+        book = book | {
+            "total_uj": sum(book[f"{k}_uj"] for k in ("attributed", "idle", "tail", "foreign", "unmeasured"))
+        }
         text.append(
-            f"{name}: measured {book['measured_uj'] / 1e6:.1f} J = attributed {book['attributed_uj'] / 1e6:.1f}"
+            f"{name}: {'estimated' if out['estimated'] else 'measured'} {book['total_uj'] / 1e6:.1f} J"
+            f" = attributed {book['attributed_uj'] / 1e6:.1f}"
             f" + idle {book['idle_uj'] / 1e6:.1f} + tail {book['tail_uj'] / 1e6:.1f}"
             f" + foreign {book['foreign_uj'] / 1e6:.1f}"
             f" + unmeasured {book['unmeasured_uj'] / 1e6:.1f} (off by {book['closure_uj']} uJ)"

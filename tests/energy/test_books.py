@@ -63,7 +63,7 @@ def runs(draw: Any) -> RunData:
 
 
 @given(runs(), st.sampled_from(sorted(POLICIES)))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_closure_any_schedule_any_policy(run: RunData, policy: str) -> None:
     result = attribute(run, policy=policy)
     for device in result.devices:

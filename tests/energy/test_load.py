@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from energy.attribute import attribute_run, score_truth
+from energy.fit import Profile
 from energy.load import load_run
 from energy.tables import NONE
 from traces.errors import UserError
@@ -123,6 +124,17 @@ def test_nothing_measured_is_no_zero(tmp_path: Path) -> None:
     assert result.level == "L0"
     assert result.totals["measured_uj"] is None
     assert any("nothing" in n for n in result.notes)
+
+
+def test_a_profile_gives_estimates_marked_so(tmp_path: Path) -> None:
+    run = _run(tmp_path / "r")
+    run.journal("power", "host").unlink()
+    joules = {"idle_s": 100.0, "tail_s": 100.0, "busy_s": 300.0, "decode": 0.01}
+    result = attribute_run(run, profile=Profile("p", joules, {}, {"steps": 0.01}))
+    totals = result.totals
+    assert (result.level, totals["estimated"], totals["measured_uj"]) == ("L0", True, None)
+    assert totals["attributed_uj"] == pytest.approx(2 * (2.5 * 300 + 20 * 0.01) * 1e6, rel=0.02)
+    assert totals["closure_uj"] == 0
 
 
 def test_sentences(tmp_path: Path) -> None:

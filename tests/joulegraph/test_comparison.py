@@ -9,7 +9,6 @@ import pytest
 from joulegraph.calibration import BATCHES, design
 from joulegraph.comparison import FEWEST, compare
 
-
 JOULES = ("j_per_workflow", "j_per_output_token", "j_per_request", "edp_js")
 
 
