@@ -78,6 +78,21 @@ async def replay(
     t0_ns: the instant of trace time 0 on the axis of now_ns. write: takes one dispatch row (dict) per node, at its end.
     stop: once set nothing more is sent; what is in flight may finish within options.drain_ns. UserError on bad input.
     """
+    if target.api == "parrot":  # it is given the graph and walks it itself
+        from loadgen.parrot import replay_parrot
+
+        return await replay_parrot(
+            workflows,
+            target,
+            t0_ns=t0_ns,
+            now_ns=now_ns,
+            sleep_until=sleep_until,
+            connect=connect,
+            write=write,
+            status=status,
+            stop=stop,
+            options=options,
+        )
     options = options or ReplayOptions()
     tls = None if target.ssl is None else target.ssl.context()
     pool = Pool(target.host, target.port, connect=connect, now_ns=now_ns, ssl=tls)

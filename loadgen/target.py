@@ -50,7 +50,7 @@ class Target:
     model: str = "default"
     """for nodes that name none; `force_model` uses it for all"""
     force_model: bool = True
-    api: Literal["completions", "chat", "responses", "messages"] | None = None
+    api: Literal["completions", "chat", "responses", "messages", "parrot"] | None = None
     """dialect for every request; None: the node's own"""
     base: str = ""
     """path before /v1"""
