@@ -131,15 +131,15 @@ def cpu_ns(roots: list[int]) -> int:
     return total
 
 
-def rss_mb(roots: list[int]) -> float:
-    """Resident memory of a process tree, shared pages counted once per process."""
+def resident_mb(roots: list[int]) -> float:
+    """Resident memory of a process tree; pages that its processes share count once (Pss)."""
     total = 0
     for pid in tree(roots):
         try:
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:
             continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1024
 
 
@@ -270,14 +270,13 @@ def measure(peer: Peer, binary: Path, seconds: float) -> dict[str, float]:
 
 
 def memory(peer: Peer, binary: Path) -> float:
-    """Resident memory while 1,000 streams run (one instance: the other's share is taken off)."""
-    before = [rss_mb([root]) for root in peer.roots]
+    """Resident memory of the measured instance (parent, workers and helpers) while 1,000 streams run."""
     command = ["taskset", "-c", str(LOAD_CORE), str(binary), str(peer.port), "1000", "6", "s", "40", "100000"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     time.sleep(4.5)
-    after = [rss_mb([root]) for root in peer.roots]
+    used = resident_mb(peer.roots[:1])
     child.wait()
-    return after[0] if before else 0.0
+    return used
 
 
 def interval(values: list[float]) -> list[float]:
@@ -357,6 +356,7 @@ def main() -> int:
         if args.only:
             peers = [p for p in peers if p.name in ("none", *args.only.split(","))]
         there = [p for p in peers if not p.skipped]
+        resident = {p.name: memory(p, work / "stream_load") for p in there}
         if args.fifo:
             first_in_first_out([os.getpid(), *(pid for peer in there for pid in peer.roots)])
         rounds: dict[str, list[dict[str, float]]] = {p.name: [] for p in there}
@@ -364,7 +364,7 @@ def main() -> int:
             for peer in there[number % len(there) :] + there[: number % len(there)]:
                 rounds[peer.name].append(measure(peer, work / "stream_load", seconds))
             sys.stderr.write(f"round {number + 1} of {count} done\n")
-        table = rows(peers, rounds, {p.name: memory(p, work / "stream_load") for p in there})
+        table = rows(peers, rounds, resident)
     show(table)
     if args.json:
         sys.stdout.write(json.dumps(table) + "\n")
