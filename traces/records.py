@@ -258,9 +258,10 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class EngineRecord:
-    """engine.jsonl, kind "counters" | "log" | "lag": scraped counters, launcher log lines, the engine's own lag."""
+    """engine.jsonl, kind "counters" | "log" | "lag" | "span": scraped counters, launcher log
+    lines, the engine's own lag, a request's times from its OTLP span (text: the engine's id)."""
 
-    kind: Literal["counters", "log", "lag"]
+    kind: Literal["counters", "log", "lag", "span"]
     t_ns: int
     values: dict[str, float] = field(default_factory=dict)
     text: str | None = None

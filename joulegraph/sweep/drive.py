@@ -161,6 +161,7 @@ class Driver:
             salt=f"{sweep.seed}/{slot.name}",
             seed=sweep.seed + slot.repeat,
             url=url,
+            steps=Path(steps) if (steps := self.engine and self.engine.facts.get("steps")) else None,
             sources=() if slot.point.kind == "embedded-real" else sweep.sources,
             idle_s=sweep.idle_s,
             timeout_s=sweep.timeout_s,
@@ -254,7 +255,8 @@ def launched(point: Point, sweep: Sweep, out: Path) -> Launched:
     from engines.launchers import vllm
 
     active = point.max_num_active_seqs
-    return vllm.launch(
+    steps = log.with_suffix(f".{time.time_ns()}.steps.jsonl")
+    engine = vllm.launch(
         vllm.VllmOptions(
             model=point.model or "",
             python=sweep.vllm.python,
@@ -265,10 +267,13 @@ def launched(point: Point, sweep: Sweep, out: Path) -> Launched:
             enable_prefix_caching=point.prefix_caching,
             extra=(*sweep.vllm.flags, *(("--max-num-active-seqs", str(active)) if active is not None else ())),
             log=log,
+            steps=steps,
             start_s=sweep.vllm.start_s,
         ),
-        lambda text: _progress(text),
+        _progress,
     )
+    engine.facts["steps"] = str(steps)
+    return engine
 
 
 def _progress(text: str) -> None:

@@ -41,6 +41,8 @@ class Task:
     seed: int
     url: str | None = None
     """of an engine that runs already"""
+    steps: Path | None = None
+    """the iteration stream of a launched engine, of which the run takes its part"""
     sources: tuple[str, ...] = ()
     idle_s: float = 3.0
     timeout_s: float = 600.0
@@ -79,12 +81,15 @@ def play_virtual(task: Task) -> None:
 def play_real(task: Task) -> None:
     """The embedded engine in real time, or an engine that runs at task.url, with knobs turned while it lasts."""
     from energy.knobs import turned
+    from joulegraph.join.steps import mark, take
+    from joulegraph.join.watch import watching
     from joulegraph.realtime import RealRun, run_real
 
     point = task.point
     engine = _embedded(task, real_time=True) if point.kind == "embedded-real" else None
     target = _target(task) if engine is None else Target("127.0.0.1", 0, prompts=_prompts(task))
     cap = point.power_cap_w if engine is None else None
+    url = None if engine is not None else task.url or point.engine_argument
     run = _directory(task)
     with turned(power_cap_w=cap, sm_clock_mhz=point.sm_clock_mhz) as knobs:
         if knobs.skipped is not None:
@@ -102,7 +107,12 @@ def play_real(task: Task) -> None:
             quiet=task.quiet,
             title=f"sweep {task.run.name}",
         )
-        run_real(run, plan)
+        marked = mark(task.steps) if task.steps is not None else 0
+        with watching(run, url) as watch:
+            run_real(run, plan)
+        run.update_info(joined=watch.facts())
+        if task.steps is not None:
+            take(run, task.steps, marked)
     if task.limit is None:
         _complete(run, task)
 

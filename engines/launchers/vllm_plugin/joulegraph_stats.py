@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import time
 from typing import Any
@@ -39,8 +40,15 @@ class JoulegraphStats(StatLoggerBase):  # type: ignore[misc]
         return str(getattr(importlib.import_module("vllm"), "__version__", "of unknown version"))
 
     def _write(self, row: dict[str, Any]) -> None:
-        if self._file is not None:
+        """A full disk ends the stream, never a request: what `record` raises would end vLLM's output handler."""
+        if self._file is None:
+            return
+        try:
             os.write(self._file, json.dumps(row, separators=(",", ":")).encode() + b"\n")
+        except OSError as error:
+            logging.getLogger("vllm.joulegraph").warning("the iteration stream cannot be written: %s", error)
+            os.close(self._file)
+            self._file = None
 
     def _say(self, text: str) -> None:
         self._write({"kind": "log", "t_ns": time.monotonic_ns(), "values": {}, "text": text})
@@ -63,7 +71,8 @@ class JoulegraphStats(StatLoggerBase):  # type: ignore[misc]
             self._say(
                 f"the stats interface of vLLM {self._version()} has moved ({error}); no iteration stream from here on"
             )
-            os.close(self._file)
+            if self._file is not None:
+                os.close(self._file)
             self._file = None
             return
         if row is not None:
