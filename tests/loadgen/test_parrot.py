@@ -190,7 +190,9 @@ def test_what_needs_a_failed_call_is_skipped_and_others_go_on() -> None:
     records, totals, _ = played([big, chain("fine")], timeout_ns=20_000 * MS)
     got = {(r.workflow_id, r.request_id): r for r in records}
     assert got["big", "a"].outcome == "error" and "Session (session_id=" in (got["big", "a"].error or "")
-    assert got["big", "b"].outcome == got["big", "c"].outcome == "skipped"
+    assert got["big", "b"].outcome in ("skipped", "error")  # both at once: read in vain, and needing what failed
+    assert got["big", "c"].outcome == "skipped"  # would have waited for ever
+    assert max(r.t_end_ns for r in records) - min(r.due_ns for r in records) < 10_000 * MS
     assert (totals.workflows_done, totals.workflows_failed) == (1, 1)
 
 
