@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import signal
 import socket
@@ -30,6 +31,7 @@ from traces.status import StatusPage
 
 GC_THRESHOLD = 50_000
 TICK_S = 0.25
+_M_TRIM_THRESHOLD, _M_TOP_PAD = -1, -2  # malloc.h of glibc
 FLUSH_S = 0.05
 """short, so that few rows wait and their memory is used again while it is warm"""
 
@@ -56,8 +58,20 @@ def proxy_process(lifeline: Connection, config: ProcessConfig) -> None:
     import uvloop
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    _keep_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(lifeline, config))
+
+
+def _keep_memory() -> None:
+    """Stop glibc from giving the heap's top back after every flush of the journal: each row then costs a page fault
+    (5 us of the 106 us per request measured). Other C libraries have no mallopt; then it stays as it is."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_TRIM_THRESHOLD, 32 << 20)
+    mallopt(_M_TOP_PAD, 4 << 20)
 
 
 async def _run(lifeline: Connection, config: ProcessConfig) -> None:
