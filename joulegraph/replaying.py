@@ -55,6 +55,8 @@ def options_of(args: argparse.Namespace) -> ReplayOptions:
 
 def target_of(args: argparse.Namespace) -> Target:
     """The engine to load. UserError when nothing answers at --target."""
+    if args.api == "parrot":
+        return _parrot(args)
     if not args.target:
         return Target("127.0.0.1", 0, model=args.model or "default", api=args.api, prompts=args.prompts)
     key = os.environ.get(args.api_key_env) if args.api_key_env else None
@@ -71,6 +73,18 @@ def target_of(args: argparse.Namespace) -> Target:
         api_key=key,
         ssl=Tls(ca_file=args.ca_file) if secure else None,
     )
+
+
+def _parrot(args: argparse.Namespace) -> Target:
+    """A Parrot: it lists no models. Words count as tokens where that is sure: embedded, or said so: --prompts words."""
+    if not args.target:
+        if args.real_time or args.shards > 1:
+            raise UserError("--api parrot: with --embedded it runs in virtual time; leave out --real-time and --shards")
+        return Target("127.0.0.1", 0, model=args.model or "default", api="parrot", prompts="words")
+    host, port, base, secure = split_url(args.target)
+    tls = Tls(ca_file=args.ca_file) if secure else None
+    words = args.prompts == "words"
+    return Target(host, port, model=args.model or "parrot", api="parrot", base=base, exact=words, ssl=tls)
 
 
 @contextmanager
@@ -140,8 +154,27 @@ def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> No
         max_concurrency=args.max_concurrency,
         title=f"replay {args.trace.name}",
     )
-    with _knobs(args, run):
+    with _knobs(args, run), _joined(args, run):
         run_real(run, plan_real)
+
+
+@contextmanager
+def _joined(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
+    """What a real engine says of itself, into the run: /metrics four times a second, OTLP spans, its iteration stream."""
+    if not args.target:
+        yield
+        return
+    from joulegraph.join.steps import mark, take
+    from joulegraph.join.watch import watching
+
+    start = mark(args.engine_steps) if args.engine_steps else 0
+    plain = args.target if not args.target.startswith("https:") else None
+    with watching(run, plain, otlp_port=args.otlp_port):
+        try:
+            yield
+        finally:
+            if args.engine_steps:
+                take(run, args.engine_steps, start)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-APIS = ("completions", "chat", "responses", "messages")
+APIS = ("completions", "chat", "responses", "messages", "parrot")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--max-concurrency", type=int, metavar="N", help="let our proxy pass at most N at once (batch size)")
     add("--shards", type=int, default=1, metavar="N", help="load processes (real time; default 1)")
     add("--sources", default="nvml,rapl", help="power sensors for --target (default nvml,rapl; or none)")
+    add(
+        "--engine-steps",
+        type=Path,
+        metavar="FILE",
+        help="iteration stream of joulegraph engine vllm --steps (level L3)",
+    )
+    add("--otlp-port", type=int, metavar="PORT", help="take vLLM's OTLP/HTTP spans on this loopback port")
     add("--sm-clock", type=int, metavar="MHZ", help="lock the SM clock of a real GPU for the run, then restore it")
     add("--policy", default="fitted", help="attribution policy (see joulegraph attribute)")
     add("--out", type=Path, metavar="DIR", help="run directory (default runs/<time>-<trace>)")
