@@ -160,7 +160,7 @@ def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> No
 
 @contextmanager
 def _joined(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
-    """What a real engine says of itself, into the run: /metrics four times a second, OTLP spans, its iteration stream."""
+    """What a real engine says of itself, into the run: /metrics at 4 Hz, OTLP spans, its iteration stream."""
     if not args.target:
         yield
         return
