@@ -27,6 +27,8 @@ class EngineOptions:
     per_request_metrics: bool = True
     prompt_tokens_details: bool = True
     force_include_usage: bool = False
+    api_key: str | None = None
+    """asked for on /v1 routes, as vLLM's --api-key does"""
 
 
 def sensors_of(options: EngineOptions, profile: Profile) -> SimulatedSensors:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from hmac import compare_digest
 from typing import Any, cast
 
 from aiohttp import HttpVersion11, web
@@ -83,6 +84,8 @@ class Server:
         headers = self._id_headers(request)
         if route is None:
             return answer(404, b'{"detail":"Not Found"}', headers)
+        if not self._allowed(request):
+            return answer(401, b'{"error":"Unauthorized"}', headers)
         method, handler = route
         if request.method != method and (request.path, request.method) not in _ALSO:
             return answer(405, b'{"detail":"Method Not Allowed"}', headers | {"allow": method})
@@ -100,6 +103,14 @@ class Server:
         if not response.prepared:
             response.headers.update(headers)
         return response
+
+    def _allowed(self, request: web.BaseRequest) -> bool:
+        key = self.options.api_key
+        if key is None or not request.path.startswith("/v1"):
+            return True
+        shown = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        other = request.headers.get("x-api-key", "").encode("utf-8", "surrogateescape")  # Anthropic's clients
+        return compare_digest(shown, f"Bearer {key}".encode()) or compare_digest(other, key.encode())
 
     def _id_headers(self, request: web.BaseRequest) -> dict[str, str]:
         if not self.options.request_id_headers:

@@ -31,12 +31,16 @@ def framed(event: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(event), event) if event else b""
 
 
+def _nowhere(data: bytes) -> None:
+    """The reader is gone."""
+
+
 class Wire:
     """The way out of one reply: direct writes while the reader keeps up, a queue while it does not."""
 
     def __init__(self, transport: asyncio.Transport, drain: Callable[[], Any], *, chunked: bool) -> None:
         self._transport = transport
-        self._send = transport.write
+        self._send: Callable[[bytes], None] = transport.write
         self._drain = drain
         self._chunked = chunked
         self._queue: deque[bytes] = deque()
@@ -89,7 +93,15 @@ class Wire:
         """The reader is gone."""
         if self._task is not None:
             self._task.cancel()
+            self._task = None  # one cancelled before it ran would not clear itself
+        self._send = _nowhere
         self._queue.clear()
+        self._queued = 0
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the reader."""
+        return self._queued
 
 
 class Reply:

@@ -80,6 +80,7 @@ def _embedded_options(group: argparse._ArgumentGroup) -> None:
     add("--no-enable-per-request-metrics", action="store_true", help="no queue, prefill and decode times in replies")
     add("--no-enable-prompt-tokens-details", action="store_true", help="no cached tokens in usage")
     add("--enable-force-include-usage", action="store_true", help="usage in every stream, asked for or not")
+    add("--api-key", metavar="KEY", help="ask for it on /v1 routes; needed beyond loopback")
     add("--drain", type=float, default=30.0, metavar="S", help="wait for running requests (default: %(default)s)")
 
 
@@ -89,8 +90,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.flags[0]}: only vllm takes flags of its own after --; see joulegraph engine --help")
     if args.url and args.kind != "attach":
         raise UserError(f"{args.url}: only attach takes a URL; see joulegraph engine --help")
-    if args.host not in ("127.0.0.1", "::1", "localhost"):
-        _say("this engine has no key: everyone who reaches the address can use it")
+    guarded = args.api_key if args.kind == "embedded" else any(flag.startswith("--api-key") for flag in args.flags)
+    if args.host not in ("127.0.0.1", "::1", "localhost") and args.kind != "attach" and not guarded:
+        how = {"embedded": "give --api-key KEY", "vllm": "give vLLM its own: -- --api-key KEY"}.get(args.kind)
+        raise UserError(f"--host {args.host}: without a key everyone could use it; {how or 'bind 127.0.0.1'}")
     return {"embedded": _embedded, "vllm": _vllm, "xllamacpp": _xllamacpp, "attach": _attach}[args.kind](args)
 
 
@@ -230,6 +233,7 @@ def config_of(args: argparse.Namespace) -> EngineConfig:
         per_request_metrics=not args.no_enable_per_request_metrics,
         prompt_tokens_details=not args.no_enable_prompt_tokens_details,
         force_include_usage=args.enable_force_include_usage,
+        api_key=args.api_key,
     )
     if args.truth is not None:
         try:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from engines.dialects import observer
 from engines.embedded.server import EngineOptions, status_names
+from engines.embedded.stream import HIGH_WATER, QUEUE_LIMIT, Wire
 from engines.embedded.types import Limits
 from traces.journal import JournalReader, JournalWriter
 from traces.status import StatusPage, StatusReader
@@ -276,6 +277,61 @@ def test_a_slow_reader_loses_nothing_and_the_others_do_not_wait() -> None:
         assert len(slow.chunks) == len(quick.chunks) == 6001
 
     with_engine(work)
+
+
+def test_a_key_is_asked_for_where_one_is_set() -> None:
+    body = {"prompt": "a", "max_tokens": 1}
+    shown = [{}, {"Authorization": "Bearer no"}, {"Authorization": "Bearer se"}, {"x-api-key": "x"}]
+    right = [{"Authorization": "Bearer secret"}, {"x-api-key": "secret"}]
+
+    async def work(client: Client) -> list[int]:
+        answers = [await client.call("/v1/completions", body, headers=h) for h in [*shown, *right]]
+        answers.append(await client.call("/health"))
+        assert answers[0].json == {"error": "Unauthorized"}
+        return [a.status for a in answers]
+
+    assert with_engine(work, EngineOptions(api_key="secret")) == [401] * 4 + [200] * 3
+
+
+def test_bodies_far_over_a_megabyte_are_taken() -> None:
+    text = "word " * 400_000
+    answer = ask(CHAT, {"messages": [{"role": "user", "content": text}], "max_tokens": 1})
+    assert answer.status == 400
+    assert answer.json["error"]["param"] == "input_tokens"
+
+
+class Stuck(asyncio.Transport):
+    """A transport that takes nothing away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = bytearray()
+        self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.held += data
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.held)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def test_a_reader_that_never_reads_is_dropped_at_the_bound() -> None:
+    async def main() -> None:
+        transport, taken = Stuck(), asyncio.Event()
+        wire = Wire(transport, taken.wait, chunked=True)
+        piece = b"x" * 100_000
+        while not transport.aborted:
+            wire.write(piece)
+        assert len(transport.held) < HIGH_WATER + 33 * len(piece)
+        assert QUEUE_LIMIT <= wire.queued <= QUEUE_LIMIT + len(piece)
+        wire.drop()
+        assert wire.queued == 0
+        await wire.flushed()
+
+    asyncio.run(main())
 
 
 def test_http_1_0_gets_no_chunks() -> None:
