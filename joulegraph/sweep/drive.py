@@ -109,10 +109,12 @@ class Driver:
 
     def _over(self, slot: Slot) -> str | None:
         """ "done" or "failed"; None: still to run."""
-        if (self.out / "runs" / slot.name / "summary.json").is_file():
-            return "done"
-        failed = outcomes(self.out).get(slot.name, {}).get("outcome") == "failed"
-        return "failed" if failed else None
+        if self._failed(slot):
+            return "failed"
+        return "done" if (self.out / "runs" / slot.name / "summary.json").is_file() else None
+
+    def _failed(self, slot: Slot) -> bool:
+        return outcomes(self.out).get(slot.name, {}).get("outcome") == "failed"
 
     def _cool(self, slot: Slot) -> None:
         if slot.point.kind != "embedded":
@@ -140,16 +142,21 @@ class Driver:
             trace = trace_of(slot.point, self.sweep, slot.repeat, self.out / "traces")
             url = self._engine_for(slot.point)
             path = self.out / "runs" / slot.name
-            if _salvaged(path, self.sweep.policy):
+            if self._failed(slot):
+                _aside(path)
+            elif _salvaged(path, self.sweep.policy):
                 return None
             task = self._task(slot, path, trace, url)
             play(task, lambda: self.stop.count)
-            info = RunDir.open(path).info
+            run = RunDir.open(path)
         except UserError as error:
             return self._engine_died() or str(error)
-        if info["state"] == "interrupted":
+        if run.info["state"] == "interrupted":
             return "interrupted"
-        return self._engine_died()
+        why = self._engine_died()
+        if why is not None:
+            run.update_info(state="invalid", why=why)
+        return why
 
     def _task(self, slot: Slot, path: Path, trace: Path, url: str | None) -> Task:
         sweep = self.sweep
