@@ -178,7 +178,7 @@ def _split(data: RunData, work: Windows, curve: WorkCurve, one: Curve, policy: s
     usable = (span > 0.2) & (span < 4.0) & ~(np.add.reduceat(one.broken, cut[:-1]) > 0)
     bend = np.cumsum(np.concatenate([[0.0], fit.bend(cells(curve, curve.t), np.diff(curve.t)) * np.diff(curve.t)]))
     rows = shares(data.requests, work, curve, t, bend)
-    held = blocks(rows, curve, t, uj, usable)
+    held = blocks(rows, curve, t, uj, usable, bend)
     split = POLICIES[policy](rows, held, fit)
     hidden = strangers(data.processes, data.roles, one.device, one.t_ns[cut])
     outside = outside_engine(data.processes, data.roles, one.t_ns[cut]) if one.domain in HOST else None

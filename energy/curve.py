@@ -148,12 +148,7 @@ def regular(edge: Ints, half: Ints) -> tuple[Ints, Ints]:
     all of them lie on one slowly drifting grid. Kept as they are where they do not (an irregular sensor)."""
     if len(edge) < 2 * REACH:
         return edge, half
-    step = np.diff(edge)
-    period = float(np.median(step))
-    for _ in range(3):  # missed updates are whole periods
-        count = np.maximum(np.floor(step / period + 0.4), 1)
-        period = float(step.sum() / count.sum())
-    k = np.concatenate([[0.0], np.cumsum(count)])
+    k, period = _grid(edge)
     off = edge - edge[0] - k * period
     # a running straight line through the offsets: window sums by prefix sums
     low = np.clip(np.arange(len(edge)) - REACH, 0, None)
@@ -170,6 +165,21 @@ def regular(edge: Ints, half: Ints) -> tuple[Ints, Ints]:
         return edge, half
     sure = np.maximum(1_000_000, 3 * miss.mean() / np.sqrt(REACH)).astype(np.int64)
     return straight, np.minimum(half, sure)
+
+
+def _grid(edge: Ints) -> tuple[Floats, float]:
+    """(index of each edge on the grid, period): missed updates are whole periods, as many as keep the edges after a gap
+    in line with those before it."""
+    step = np.diff(edge)
+    typical = float(np.median(step))
+    near = np.abs(step - typical) < 0.3 * typical
+    period = float(step[near].mean())
+    k = np.concatenate([[0.0], np.cumsum(np.maximum(np.floor(step / period + 0.4), 1))])
+    for i in np.flatnonzero(step > 1.7 * period).tolist():
+        off = edge - edge[0] - k * period
+        jump = float(np.median(off[i + 1 : i + 21]) - np.median(off[max(0, i - 19) : i + 1]))
+        k[i + 1 :] += np.rint(jump / period)
+    return k, float((edge[-1] - edge[0]) / max(k[-1], 1))
 
 
 def _from_gauge(series: Series) -> Curve:

@@ -28,8 +28,10 @@ LOOSE = 0.5
 """prior sd of each term's contribution, as a share of the mean energy of a span"""
 KNEE = 8
 """how sharply power bends at the limit: p / (1 + (p / cap)^KNEE)^(1 / KNEE)"""
-CAPS = (inf, 1.6, 1.35, 1.2, 1.12, 1.06, 1.02, 0.99)
+CAPS = (inf, 1.35, 1.2, 1.12, 1.06, 1.02, 0.99)
 """limits tried, as multiples of the highest power seen"""
+FEWEST_FOR_LIMIT = 100
+"""spans below which a run is too short to tell a power limit from chance"""
 SPAN_NS = 500_000_000
 MOST_SPANS = 2000
 
@@ -191,7 +193,8 @@ def fit_energy(spans: Spans, seconds: Floats, profile: Profile | None = None) ->
     if len(spans) < 2:
         return "fewer than two spans with known energy"
     top = float(np.quantile(spans.joules / spans.seconds, 0.99))
-    limits = [c * top for c in CAPS] if profile is None else [profile.cap_w]
+    tried = CAPS if len(spans) >= FEWEST_FOR_LIMIT else CAPS[:1]
+    limits = [c * top for c in tried] if profile is None else [profile.cap_w]
     plain = _settled(spans, seconds, profile, limits[0])
     best = plain
     for cap in limits[1:]:

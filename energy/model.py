@@ -51,6 +51,8 @@ class Blocks:
     tail: Floats
     work: Floats
     usable: Mask
+    bend: Floats
+    """mean factor of busy time near the power limit (1 away from it)"""
 
     def __len__(self) -> int:
         return len(self.uj)
@@ -147,9 +149,12 @@ def _decoded(
         out[base : base + size, 4] += np.bincount(row - base, context, size)
 
 
-def blocks(rows: Shares, curve: WorkCurve, t: Floats, uj: Ints, usable: Mask) -> Blocks:
+def blocks(rows: Shares, curve: WorkCurve, t: Floats, uj: Ints, usable: Mask, bend: Floats) -> Blocks:
     """Block totals of the rows."""
     n = len(uj)
     summed: Floats = np.stack([np.bincount(rows.block, rows.work[:, k], n) for k in range(5)], 1).astype(float)
     _, busy, tail = curve.at(t)
-    return Blocks(t, uj, np.diff(busy), np.diff(tail), summed, usable)
+    bent = np.diff(curve.busy) * np.diff(bend) / np.maximum(np.diff(curve.t), 1e-12)
+    lit = np.diff(np.interp(t, curve.t, np.concatenate([[0.0], np.cumsum(bent)])))
+    ratio = np.divide(lit, np.diff(busy), out=np.ones(n), where=np.diff(busy) > 1e-9)
+    return Blocks(t, uj, np.diff(busy), np.diff(tail), summed, usable, np.clip(ratio, 0.05, 1.0))

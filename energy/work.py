@@ -243,7 +243,7 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
     count = np.where(decoding <= 0, alone, count)  # prefills of one moment share a step
     share = count / np.maximum(present, 1.0)
     if steps is not None:
-        count, share = _told(steps, work.origin_ns, busy_start, t, count, share)
+        count, share = _told(steps, work.origin_ns, busy_start, t, count, share, present)
     before = work.prefill * work.cached + work.prefill * np.maximum(work.prefill - 1, 0) / 2
     columns = [
         np.concatenate([[0.0], np.cumsum(count)]),
@@ -260,10 +260,11 @@ def _cover(t: Floats, start: Floats, end: Floats) -> Floats:
 
 
 def _told(
-    steps: StepTable, origin_ns: int, busy_start: Floats, t: Floats, count: Floats, share: Floats
+    steps: StepTable, origin_ns: int, busy_start: Floats, t: Floats, count: Floats, share: Floats, present: Floats
 ) -> tuple[Floats, Floats]:
     """Steps and shares per cell as the iteration stream has them, where it covers the cell. A step lasts from the one
-    before (or from the start of work) to its stamp."""
+    before (or from the start of work) to its stamp. Windows seen from outside overlap more than batches do: what they
+    share never exceeds the steps there were."""
     sequences = steps.ctx_requests + steps.generation_requests
     end = (steps.t_ns - origin_ns) / 1e9
     begun = busy_start[np.maximum(np.searchsorted(busy_start, end, "left") - 1, 0)] if len(busy_start) else end
@@ -274,5 +275,5 @@ def _told(
     start, end, sequences = np.minimum(start, end - 1e-6)[inside], end[inside], sequences[inside]
     covered = (t[1:] > start[0]) & (t[:-1] < end[-1])
     n = np.diff(spread(t, start, end, np.ones(len(end))))
-    s = np.diff(spread(t, start, end, 1.0 / sequences))
+    s = np.minimum(np.diff(spread(t, start, end, 1.0 / sequences)), n / np.maximum(present, 1.0))
     return np.where(covered, n, count), np.where(covered, s, share)
