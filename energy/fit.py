@@ -28,8 +28,8 @@ LOOSE = 0.5
 """prior sd of each term's contribution, as a share of the mean energy of a span"""
 KNEE = 8
 """how sharply power bends at the limit: p / (1 + (p / cap)^KNEE)^(1 / KNEE)"""
-CAPS = (inf, 1.35, 1.2, 1.12, 1.06, 1.02, 0.99)
-"""limits tried, as multiples of the highest power seen"""
+CAPS = (inf, 1.06, 1.02, 0.99, 0.97)
+"""limits tried, as multiples of the highest power seen: one that was never reached only mimics other savings"""
 FEWEST_FOR_LIMIT = 100
 """spans below which a run is too short to tell a power limit from chance"""
 SPAN_NS = 500_000_000
