@@ -107,9 +107,7 @@ def gain(table: Table, **factors: Any) -> str:
     (_, first), (last_point, last) = found[0], found[-1]
     joules = 1 - last["j_per_output_token"] / first["j_per_output_token"]
     seconds = 1 - last["makespan_s_mean"] / first["makespan_s_mean"]
-    return (
-        f"batch {last_point.max_num_seqs} against 1: {100 * joules:+.0f} % J/token saved, {100 * seconds:+.0f} % time"
-    )
+    return f"batch {last_point.max_num_seqs} against 1 saves {100 * joules:.0f} % J/token, {100 * seconds:.0f} % time"
 
 
 def cap_rows(table: Table, workload: str) -> str:
@@ -150,7 +148,7 @@ def document(table: Table, command: str, engine: str, repeats: int) -> str:
         if implied
         else "Measured on the engine named."
     )
-    parts = [f"`{command}` ({engine}, {repeats} repeats, 16 users in a closed loop). {note}", "## F1: batch size"]
+    parts = [f"`{command}` ({engine}, repeats: {repeats}, 16 users in a closed loop). {note}", "## F1: batch size"]
     for workload in WORKLOADS:
         parts += [f"**{workload}**: {gain(table, workload=workload)}.", batch_rows(table, workload=workload)]
     parts += [
@@ -184,6 +182,7 @@ def main() -> int:
     counts = Driver(asked, args.out).run()
     derive(asked, args.out)
     command = "scripts/study.py" + (" --quick" if args.quick else "")
+    command += f" --repeats {args.repeats}" if args.repeats else ""
     (args.out / "study.md").write_text(document(Table(asked, args.out), command, args.engine, repeats))
     print(f"{args.out / 'study.md'}: {counts}")
     return 130 if counts["left"] else 1 if counts["failed"] else 0
