@@ -19,7 +19,6 @@ from typing import Any
 
 from joulegraph.control import Control, serve_control
 from joulegraph.host import anchor, describe, versions
-from joulegraph.parts import ready
 from proxy.config import ProxyConfig
 from proxy.process import ProcessConfig, proxy_process
 from traces.child import Child, spawn
@@ -28,6 +27,7 @@ from traces.rundir import RunDir
 from traces.status import StatusReader
 
 WATCH_S = 0.25
+READY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,18 @@ def _must_be_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(f"--listen {host}:{port}: {error.strerror}; choose another address or port") from error
+
+
+def ready(child: Child, what: str) -> dict[str, Any]:
+    """The child's first message. UserError with its own sentence when it could not start."""
+    try:
+        said = child.lifeline.recv() if child.lifeline.poll(READY_S) else {"error": f"the {what} did not start in time"}
+    except (EOFError, ConnectionResetError):
+        said = {"error": f"the {what} ended before it was ready; look at its lines above"}
+    if "error" in said:
+        child.stop(1.0)
+        raise UserError(str(said["error"]))
+    return dict(said)
 
 
 class Workers:

@@ -127,22 +127,26 @@ class Hub:
         self.loop.call_soon(self._record, exchange, before)
 
     def _record(self, exchange: Exchange, before: Callable[[], None] | None) -> None:
+        try:
+            self._write_down(exchange, before)
+        finally:  # a recorder that fails is a bug to be seen, but it must not hold up a drain
+            self.in_flight -= 1
+            self.page.set("in_flight", self.in_flight)
+            if self.in_flight == 0:
+                self._idle.set()
+
+    def _write_down(self, exchange: Exchange, before: Callable[[], None] | None) -> None:
         if before is not None:
             before()
         row = exchange.row()
-        self.lineage.learn(
-            row["node_id"] or row["request_id"], row["workflow_id"], row["response_id"], row["tool_call_ids"]
-        )
+        name = row["node_id"] or row["request_id"]
+        self.lineage.learn(name, row["workflow_id"], row["response_id"], row["tool_call_ids"])
         self.page.ended(exchange)
         self.page.add("tokens_in", row["prompt_tokens"] or 0)
-        self.in_flight -= 1
-        self.page.set("in_flight", self.in_flight)
         if self.parrot is None:
             self._write(row)
         else:
             self.parrot.take(exchange, row)
-        if self.in_flight == 0:
-            self._idle.set()
 
     async def idle(self) -> None:
         """Until every exchange is recorded."""
