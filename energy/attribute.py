@@ -98,9 +98,10 @@ def attribute(
     notes += missing
     curves = [c for c in curves if c.domain in COMPONENTS]
     devices: list[Device] = []
-    if len(work) and (curves or profile is not None):
+    if curves or (profile is not None and len(work)):
         ends = [(float(t) - work.origin_ns) / 1e9 for c in curves for t in (c.t_ns[0], c.t_ns[-1])]
-        t0, t1 = min([0.0, *ends]) - 2.0, max([float(work.last.max()), *ends]) + 2.0
+        ends += [0.0, float(work.last.max())] if len(work) else []
+        t0, t1 = min(ends) - 2.0, max(ends) + 2.0
         curve = work_curve(data.requests, work, data.steps if level == "L3" else None, t0, t1)
         for one in curves:
             made = _device(data, work, curve, one, policy, profile, lag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,3 +76,10 @@ def test_equal_requests_get_equal_joules(policy: str) -> None:
     active = _active(attribute(_data("gpu", [], {}), policy=policy))
     assert active[0] == pytest.approx(active[1], abs=2 * 20)  # one uJ of rounding per block and phase
     assert active.sum() > 0
+
+
+def test_a_run_without_requests_is_all_idle() -> None:
+    data = _data("gpu", [], {})
+    result = attribute(replace(data, requests=request_table([])))
+    assert result.totals["measured_uj"] == result.totals["idle_uj"] > 0
+    assert result.totals["closure_uj"] == 0
