@@ -181,6 +181,13 @@ def _joined(requests: RequestTable, dispatch: RequestTable) -> RequestTable:
     def both(name: str) -> Ints:
         return np.concatenate([getattr(requests, name), getattr(dispatch, name)[alone]])
 
+    def told(name: str) -> Ints:
+        """A count the proxy could not see (a Parrot tells none) as the generator has it."""
+        mine, theirs = getattr(requests, name), getattr(dispatch, name)
+        if len(theirs):
+            mine = np.where((mine == NONE) & (match >= 0), theirs[match], mine)
+        return np.concatenate([mine, theirs[alone]])
+
     nobody = np.full(len(match), -1, np.int64)
     named = [dispatch.nodes[m] if m >= 0 else n for m, n in zip(match, requests.nodes, strict=True)]
     theirs = dispatch.deps.take(pa.array(alone)).combine_chunks()
@@ -198,9 +205,9 @@ def _joined(requests: RequestTable, dispatch: RequestTable) -> RequestTable:
         first_ns=both("first_ns"),
         last_ns=both("last_ns"),
         end_ns=both("end_ns"),
-        prompt=both("prompt"),
-        cached=both("cached"),
-        completion=both("completion"),
+        prompt=told("prompt"),
+        cached=told("cached"),
+        completion=told("completion"),
         queue_ns=both("queue_ns"),
         prefill_ns=both("prefill_ns"),
         decode_ns=both("decode_ns"),

@@ -94,7 +94,7 @@ class _Session:
     async def _play(self) -> dict[str, Any]:
         loop, plan = self.loop, self.plan
         page = StatusPage(status_names(plan.engine))
-        engine = await start_engine(
+        engine = await self._start(
             plan.engine,
             host="127.0.0.1",
             port=0,
@@ -140,6 +140,15 @@ class _Session:
             await engine.close()
         return {**outcome, "sensors": [info for source in sources for info in source.infos]}
 
+    async def _start(self, options: EngineOptions, **seams: Any) -> Any:
+        """The engine alone, or under the embedded Parrot's serve layer where the job speaks to one."""
+        if self.plan.job.target.api != "parrot":
+            return await start_engine(options, **seams)
+        from engines.parrot.server import ParrotOptions
+        from engines.parrot.server import start as start_parrot
+
+        return await start_parrot(ParrotOptions(options), **seams)
+
     def _sampler(self, sources: list[Source]) -> Sampler:
         return Sampler(
             sources,
@@ -174,6 +183,7 @@ class _Session:
             ProxyConfig(
                 upstreams=(f"http://127.0.0.1:{port}",),
                 run_key=b"virtual",
+                engine="parrot" if self.plan.job.target.api == "parrot" else "openai",
                 max_body=1 << 28,
                 max_concurrency=self.plan.max_concurrency,
             ),

@@ -257,6 +257,8 @@ class Parrot:
         if node.t_ready_ns is not None:
             row["t_end_ns"] = node.t_ready_ns
         row["outcome"], row["error"] = outcome, why
+        if outcome == "ok":
+            row["completion_tokens"] = node.exact_output
         self._write(row)
 
     def _end_workflow(self, workflow: OpenWorkflow | None) -> None:

@@ -33,6 +33,8 @@ class CallNode:
     t_ready_ns: int | None = None
     """a GET on its output ended"""
     parents: tuple[CallNode, ...] = ()
+    exact_output: int | None = None
+    """tokens of its output, where the call itself fixes them: a token engine told to ignore the end of sequence"""
     external: tuple[str, ...] = ()
     """names of inputs that came from outside: registered variables (values pasted in are no variables)"""
 
@@ -127,7 +129,7 @@ class Lineage:
         output = next((variables[p.name] for p in call.outputs if p.name in variables), None)
         node = CallNode(
             workflow, node_id or label, request_id, output, tuple(deps.values()), now_ns,
-            parents=tuple(parents), external=tuple(external),
+            parents=tuple(parents), exact_output=_exact(call), external=tuple(external),
         )  # fmt: skip
         if output is not None:
             workflow.nodes[output] = node
@@ -169,3 +171,9 @@ class Lineage:
                 found.append(at)
                 waiting += at.parents
         return found
+
+
+def _exact(call: Call) -> int | None:
+    """Of 1 the builtin engine makes 2, and the openai engine does not pass the wish on."""
+    fixed = call.ignore_eos and call.model_type == "token_id" and call.max_gen_length > 1
+    return call.max_gen_length if fixed else None
