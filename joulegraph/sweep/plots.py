@@ -6,7 +6,7 @@ May not know: how runs were made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,20 @@ class Means:
         """Whether points differ in the value of a factor (and not only in having it)."""
         return len({row[axis] for row in self.points.values() if row.get(axis) is not None}) > 1
 
+    def job(self, row: Row) -> str:
+        """What a point is asked to do, whatever serves it."""
+        names = [n for n in row if n in JOB or n.startswith("param.")]
+        words = [_word(n, row[n]) for n in names if row.get(n) is not None and (n in self.varying or n == "workload")]
+        return ", ".join(words) or "all"
+
     def label(self, row: Row, without: str | None = None) -> str:
         """What sets a point apart from the others."""
         words = [_word(n, row[n]) for n in self.varying if n != without and row.get(n) is not None]
         return ", ".join(words) or "all"
+
+
+INCH = 0.055
+"""width of a letter in labels and legends"""
 
 
 def _word(name: str, value: Any) -> str:
@@ -85,9 +95,11 @@ def draw(means: Sequence[Row], varying: Sequence[str], folder: Path) -> list[Pat
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
 
-    def save(name: str, columns: int, fill: Callable[[Figure, list[Axes]], None], height: float = 3.6) -> None:
+    def save(
+        name: str, columns: int, fill: Callable[[Figure, list[Axes]], None], height: float = 3.6, more: float = 0.0
+    ) -> None:
         with _context(_STYLE):
-            figure = Figure(figsize=(4.8 * columns, height), layout="constrained")
+            figure = Figure(figsize=(4.8 * columns + more, height), layout="constrained")
             FigureCanvasAgg(figure)
             fill(figure, list(figure.subplots(1, columns, squeeze=False)[0]))
             for suffix in ("svg", "png"):
@@ -104,19 +116,21 @@ def draw(means: Sequence[Row], varying: Sequence[str], folder: Path) -> list[Pat
     for cap in ("power_cap_w", "sm_clock_mhz"):
         if table.spreads(cap):
             save(cap.replace("_", "-"), 2, lambda _, axes, c=cap: _cap(table, axes, c))  # type: ignore[misc]
+    jobs = {table.job(row) for row in table.points.values()}
     if len(table.points) > 1:
-        save("pareto", 1, lambda _, axes: _pareto(table, axes[0]))
+        save("pareto", 1, lambda _, axes: _pareto(table, axes[0]), max(3.6, 0.15 * len(jobs)), INCH * _longest(jobs))
     if table.points:
         height = max(2.4, 0.24 * len(table.points) + 1)
-        save("components", 1, lambda _, axes: _components(table, axes[0]), height)
+        labels = {table.label(row) for row in table.points.values()}
+        save("components", 1, lambda _, axes: _components(table, axes[0]), height, INCH * _longest(labels))
     return written
 
 
 def _lines(table: Means, axes: Axes, axis: str, figure: str, label: str, *, log: bool = False) -> None:
     for index, (name, rows) in enumerate(table.series(axis).items()):
         found = [(float(row[axis]), value) for row in rows if (value := table.get(row, figure)) is not None]
-        if not found:
-            continue
+        if len(found) < 2:
+            continue  # a single point beside the lines says nothing about this factor
         x, values = [a for a, _ in found], [v for _, v in found]
         axes.errorbar(
             x,
@@ -135,7 +149,7 @@ def _lines(table: Means, axes: Axes, axis: str, figure: str, label: str, *, log:
         axes.set_xscale("log", base=2)
         ticks = sorted({float(row[axis]) for row in table.points.values() if row.get(axis) is not None})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.legend()
+    _legend(axes)
 
 
 def _bars(values: Sequence[Interval]) -> list[list[float]]:
@@ -174,7 +188,7 @@ def _output(table: Means, axes: Axes, axis: str) -> None:
         )
     axes.set_xlabel("output tokens per request, mean")
     axes.set_ylabel("active energy (J per request)")
-    axes.legend()
+    _legend(axes)
 
 
 def _text_series(table: Means, axis: str) -> Series:
@@ -203,9 +217,7 @@ def _pareto(table: Means, axes: Axes) -> None:
     """Joules against seconds, one cloud per job: other lengths or workloads are other jobs, and get their own front."""
     clouds: Series = {}
     for row in table.points.values():
-        job = [n for n in row if n in JOB or n.startswith("param.")]
-        words = [_word(n, row[n]) for n in job if row.get(n) is not None and (n in table.varying or n == "workload")]
-        clouds.setdefault(", ".join(words), []).append(row)
+        clouds.setdefault(table.job(row), []).append(row)
     for index, (name, rows) in enumerate(clouds.items()):
         colour = PALETTE[index % len(PALETTE)]
         pairs = [(table.get(row, "makespan_s_mean"), table.get(row, "j_per_workflow"), row) for row in rows]
@@ -220,7 +232,18 @@ def _pareto(table: Means, axes: Axes) -> None:
     axes.set_ylabel("active energy (J per workflow)")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+
+
+def _legend(axes: Axes) -> None:
+    """Inside the axes, and never at the cost of their size."""
+    handles, names = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(handles, names).set_in_layout(False)
+
+
+def _longest(words: Collection[str]) -> int:
+    return max(map(len, words), default=0)
 
 
 def _components(table: Means, axes: Axes) -> None:
@@ -235,7 +258,7 @@ def _components(table: Means, axes: Axes) -> None:
     axes.set_yticks(range(len(rows)), names, fontsize=6)
     axes.invert_yaxis()
     axes.set_xlabel("active energy (J per workflow)")
-    axes.legend()
+    _legend(axes)
 
 
 def _per_workflow(table: Means, row: Row, figure: str) -> float:
