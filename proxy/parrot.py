@@ -250,7 +250,7 @@ class Parrot:
         if held is None:
             return
         row = held[1]
-        row["t_upstream_ns"] = node.t_active_ns  # from here on it may run
+        row["t_upstream_ns"] = _runnable(node)
         row["t_first_byte_ns"] = None  # that of the reply to its submission, which says nothing of the call
         row["read_dt_ns"], row["read_bytes"], row["read_tokens"] = (), (), ()
         row["sampling"] = {**row["sampling"], "criteria": node.criteria} if node.criteria else row["sampling"]
@@ -389,6 +389,13 @@ class Parrot:
         for node, row in list(self._held.values()):
             self._unseen(node, row, node.workflow)
         self._pool.close()
+
+
+def _runnable(node: CallNode) -> int | None:
+    """From when on the core could run it: active, and what it needs there, as far as that was seen."""
+    if node.t_active_ns is None:
+        return None
+    return max([node.t_active_ns, *(p.t_ready_ns for p in node.parents if p.t_ready_ns is not None)])
 
 
 def _note(row: Row, note: str) -> None:

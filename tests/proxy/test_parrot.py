@@ -260,7 +260,10 @@ def test_passive_reads_show_the_ends_of_intermediates_and_change_no_schedule(liv
         "a.0": set(), "b.1": {"a.0"}, "c.2": {"a.0"}, "d.3": {"b.1", "c.2"},
     }  # fmt: skip
     assert nodes["a.0"].t_end_ns < nodes["b.1"].t_end_ns < nodes["c.2"].t_end_ns < nodes["d.3"].t_end_ns
-    assert len({r.t_upstream_ns for r in nodes.values()}) == 1  # all activated by the one GET
+    began = {
+        n: r.t_upstream_ns for n, r in nodes.items()
+    }  # all activated by the one GET, runnable when their inputs are
+    assert began["b.1"] == began["c.2"] == nodes["a.0"].t_end_ns and began["d.3"] == nodes["c.2"].t_end_ns
     assert {r.note for r in nodes.values()} == {None}
     assert [nodes[n].completion_tokens for n in ("a.0", "c.2")] == [40, 90] and nodes["a.0"].prompt_tokens is None
     unseen = {r.node_id: r for r in without if r.api == "parrot"}
