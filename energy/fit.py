@@ -28,7 +28,7 @@ LOOSE = 0.5
 """prior sd of each term's contribution, as a share of the mean energy of a span"""
 KNEE = 8
 """how sharply power bends at the limit: p / (1 + (p / cap)^KNEE)^(1 / KNEE)"""
-CAPS = (inf, 1.06, 1.02, 0.99, 0.97)
+CAPS = (inf, 1.02, 1.06, 0.99, 0.97)
 """limits tried, as multiples of the highest power seen: one that was never reached only mimics other savings"""
 FEWEST_FOR_LIMIT = 100
 """spans below which a run is too short to tell a power limit from chance"""
@@ -198,8 +198,9 @@ def fit_energy(spans: Spans, seconds: Floats, profile: Profile | None = None) ->
     plain = _settled(spans, seconds, profile, limits[0])
     best = plain
     for cap in limits[1:]:
-        # a limit far above what the model asks for cannot be told from none
         found = _settled(spans, seconds, profile, cap)
+        if cap == limits[1] and found[2] > plain[2]:
+            break  # a limit right above the highest power explains nothing: the board was never held there
         if _worth(found[2], plain[2], len(spans)) and found[2] < best[2]:
             best = found
     joules, factor, _, cap = best
