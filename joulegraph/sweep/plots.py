@@ -107,30 +107,39 @@ def draw(means: Sequence[Row], varying: Sequence[str], folder: Path) -> list[Pat
                 figure.savefig(path, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
                 written.append(path)
 
+    wide = INCH * _longest({table.label(row) for row in table.points.values()}) + 0.8
     for factor in BATCH:
         if table.spreads(factor):
-            save(f"batch-{factor}", 2, lambda _, axes, f=factor: _batch(table, axes, f))  # type: ignore[misc]
+            save(f"batch-{factor}", 2, lambda _, axes, f=factor: _batch(table, axes, f), more=wide)  # type: ignore[misc]
     for axis in ("output_length", "param.output"):
         if table.spreads(axis):
-            save("energy-output-length", 1, lambda _, axes, a=axis: _output(table, axes[0], a))  # type: ignore[misc]
+            save("energy-output-length", 1, lambda _, axes, a=axis: _output(table, axes[0], a), more=wide)  # type: ignore[misc]
     for cap in ("power_cap_w", "sm_clock_mhz"):
         if table.spreads(cap):
-            save(cap.replace("_", "-"), 2, lambda _, axes, c=cap: _cap(table, axes, c))  # type: ignore[misc]
+            save(cap.replace("_", "-"), 2, lambda _, axes, c=cap: _cap(table, axes, c), more=wide)  # type: ignore[misc]
     jobs = {table.job(row) for row in table.points.values()}
     if len(table.points) > 1:
         save("pareto", 1, lambda _, axes: _pareto(table, axes[0]), max(3.6, 0.15 * len(jobs)), INCH * _longest(jobs))
     if table.points:
         height = max(2.4, 0.24 * len(table.points) + 1)
-        labels = {table.label(row) for row in table.points.values()}
-        save("components", 1, lambda _, axes: _components(table, axes[0]), height, INCH * _longest(labels))
+        save("components", 1, lambda _, axes: _components(table, axes[0]), height, wide)
     return written
 
 
-def _lines(table: Means, axes: Axes, axis: str, figure: str, label: str, *, log: bool = False) -> None:
-    for index, (name, rows) in enumerate(table.series(axis).items()):
+def _curves(table: Means, axis: str, figure: str) -> dict[str, list[tuple[float, Interval]]]:
+    """Series of at least two points: a single one beside the lines says nothing about this factor."""
+    out = {}
+    for name, rows in table.series(axis).items():
         found = [(float(row[axis]), value) for row in rows if (value := table.get(row, figure)) is not None]
-        if len(found) < 2:
-            continue  # a single point beside the lines says nothing about this factor
+        if len(found) > 1:
+            out[name] = found
+    return out
+
+
+def _lines(
+    table: Means, axes: Axes, axis: str, figure: str, label: str, *, log: bool = False, log_y: bool = False
+) -> None:
+    for index, (name, found) in enumerate(_curves(table, axis, figure).items()):
         x, values = [a for a, _ in found], [v for _, v in found]
         axes.errorbar(
             x,
@@ -144,12 +153,14 @@ def _lines(table: Means, axes: Axes, axis: str, figure: str, label: str, *, log:
         )
     axes.set_xlabel(axis)
     axes.set_ylabel(label)
-    axes.set_ylim(0, 1.06 * max(axes.get_ylim()[1], 1e-9))
+    if log_y:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.06 * max(axes.get_ylim()[1], 1e-9))
     if log:
         axes.set_xscale("log", base=2)
         ticks = sorted({float(row[axis]) for row in table.points.values() if row.get(axis) is not None})
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    _legend(axes)
 
 
 def _bars(values: Sequence[Interval]) -> list[list[float]]:
@@ -161,9 +172,9 @@ def _bars(values: Sequence[Interval]) -> list[list[float]]:
 
 
 def _batch(table: Means, axes: list[Axes], factor: str) -> None:
-    _lines(table, axes[0], factor, "makespan_s_mean", "workflow makespan, mean (s)", log=True)
-    axes[0].set_yscale("log")
+    _lines(table, axes[0], factor, "makespan_s_mean", "workflow makespan, mean (s)", log=True, log_y=True)
     _lines(table, axes[1], factor, "j_per_output_token", "active energy (J per output token)", log=True)
+    _legend(axes[1])
 
 
 def _output(table: Means, axes: Axes, axis: str) -> None:
@@ -203,9 +214,9 @@ def _text_series(table: Means, axis: str) -> Series:
 def _cap(table: Means, axes: list[Axes], cap: str) -> None:
     _lines(table, axes[0], cap, "j_per_workflow", "active energy (J per workflow)")
     _lines(table, axes[1], cap, "makespan_s_mean", "workflow makespan, mean (s)")
-    for index, (_, rows) in enumerate(table.series(cap).items()):
-        found = [(float(row[cap]), value.mean) for row in rows if (value := table.get(row, "makespan_s_mean"))]
-        flat = plateau([a for a, _ in found], [b for _, b in found])
+    _legend(axes[1])
+    for index, found in enumerate(_curves(table, cap, "makespan_s_mean").values()):
+        flat = plateau([a for a, _ in found], [b.mean for _, b in found])
         if flat is not None:
             colour = PALETTE[index % len(PALETTE)]
             for one in axes:
@@ -226,20 +237,21 @@ def _pareto(table: Means, axes: Axes) -> None:
         best = [known[i] for i in front([(a, b) for a, b, _ in known])]
         axes.step([a for a, _, _ in best], [b for _, b, _ in best], where="post", color=colour, label=name or "all")
         for a, b, row in best:
-            words = [_word(n, row[n]) for n in table.varying if n in SETTINGS and row.get(n) is not None]
+            differ = [n for n in SETTINGS if n in table.varying and len({str(r.get(n)) for r in rows}) > 1]
+            words = [_word(n, row[n]) for n in differ if row.get(n) is not None]
             axes.annotate(", ".join(words), (a, b), fontsize=6, xytext=(3, 3), textcoords="offset points")
     axes.set_xlabel("workflow makespan, mean (s)")
     axes.set_ylabel("active energy (J per workflow)")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+    _legend(axes)
 
 
 def _legend(axes: Axes) -> None:
-    """Inside the axes, and never at the cost of their size."""
+    """Beside the axes: names of factors are long."""
     handles, names = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, names).set_in_layout(False)
+        axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
 
 
 def _longest(words: Collection[str]) -> int:
