@@ -1,0 +1,150 @@
+"""The bridge between a scripted core and the embedded engine: contexts, exact lengths, failures, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from engines.embedded.server import EngineOptions, RunningEngine
+from engines.embedded.server import start as start_engine
+from engines.parrot.bridge import BridgeOptions, Contexts, RunningBridge, start
+from joulegraph.virtual import VirtualLoop, run_virtual
+
+from .harness import Client
+
+
+class Core:
+    """What the bridge tells it, and how it answers."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+        self.known = True
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.told.append((request.path, orjson.loads(await request.read())))
+        if request.path == "/register_engine":
+            self.known = True
+            return web.Response(body=b'{"engine_id": 7}', content_type="application/json")
+        return web.Response(status=200 if self.known else 500, body=b"{}", content_type="application/json")
+
+
+Work = Callable[[Client, RunningBridge, Core, RunningEngine], Awaitable[Any]]
+
+
+def bridged(work: Work) -> Any:
+    async def main(loop: VirtualLoop) -> Any:
+        core = Core()
+        server = web.Server(core.handle)
+        listener = await loop.create_server(server, "127.0.0.1", 9000)  # type: ignore[arg-type]
+        engine = await start_engine(
+            EngineOptions(), now_ns=loop.now_ns, sleep_until=loop.sleep_until, serve=loop.create_server
+        )
+        options = BridgeOptions("127.0.0.1", 9000, "127.0.0.1", engine.port, "h100-llama8b", "/tok")
+        bridge = await start(
+            options, now_ns=loop.now_ns, sleep_until=loop.sleep_until, connect=loop.create_connection,
+            serve=loop.create_server,
+        )  # fmt: skip
+        client = Client(loop, bridge.bridge)  # type: ignore[arg-type]
+        try:
+            return await work(client, bridge, core, engine)
+        finally:
+            client.pool.close()
+            await bridge.close()
+            await engine.close()
+            listener.close()
+            await server.shutdown(0.1)
+
+    return run_virtual(main)
+
+
+def fill(context: int, parent: int, ids: list[int]) -> dict[str, Any]:
+    base = {"session_id": 3, "task_id": 5, "end_flag": False, "text": None}
+    return base | {"context_id": context, "parent_context_id": parent, "token_ids": ids}
+
+
+def generate(context: int, parent: int, n: int, task: int = 5) -> dict[str, Any]:
+    sampling = {"temperature": 1.0, "top_p": 1.0, "max_gen_length": n, "ignore_tokenizer_eos": True}
+    base = {"session_id": 3, "task_id": task, "end_flag": False, "sampling_config": sampling}
+    return base | {"context_id": context, "parent_context_id": parent}
+
+
+def test_one_task_has_exact_lengths_and_its_contexts_are_freed() -> None:
+    async def work(c: Client, bridge: RunningBridge, core: Core, engine: RunningEngine) -> None:
+        assert (await c.call("/fill", fill(0, -1, list(range(100, 150))))).json == {"filled_len": 50}
+        assert (await c.call("/fill", fill(1, 0, [7, 8]))).json == {"filled_len": 2}
+        made = (await c.call("/generate", generate(2, 1, 9))).json
+        assert len(made["generated_ids"]) == 9 and made["generated_text"] == ""
+        counters = engine.engine.counters
+        assert (counters.prompt_tokens, counters.generation_tokens) == (52, 9)
+        # two forks of context 1, one of them after what was generated
+        await c.call("/generate", generate(3, 1, 4, task=6))
+        await c.call("/generate", generate(4, 2, 4, task=7))
+        assert counters.prompt_tokens == 52 + 52 + 61 and counters.cached_tokens > 0
+        lengths = [(await c.call("/free_context", {"context_id": i})).json["context_len"] for i in (4, 3, 2, 1, 0, 9)]
+        assert lengths == [4, 4, 9, 2, 50, 0] and len(bridge.bridge.contexts) == 0
+        assert bridge.bridge.failed == 0
+
+    bridged(work)
+
+
+def test_the_core_is_told_and_told_again_after_its_restart() -> None:
+    async def work(c: Client, bridge: RunningBridge, core: Core, engine: RunningEngine) -> None:
+        await asyncio.sleep(7)
+        paths = [path for path, _ in core.told]
+        assert paths == ["/register_engine", "/engine_heartbeat", "/engine_heartbeat"]
+        config = core.told[0][1]["engine_config"]
+        assert (config["engine_type"], config["port"], config["tokenizer"]) == ("builtin", bridge.bridge.port, "/tok")
+        assert core.told[1][1]["engine_id"] == 7
+        await c.call("/fill", fill(0, -1, [1]))
+        core.known = False
+        await asyncio.sleep(3)
+        assert [path for path, _ in core.told][3:] == ["/engine_heartbeat", "/register_engine"]
+        assert len(bridge.bridge.contexts) == 0
+
+    bridged(work)
+
+
+def test_whatever_the_engine_behind_does_the_core_gets_an_answer() -> None:
+    async def work(c: Client, bridge: RunningBridge, core: Core, engine: RunningEngine) -> None:
+        await c.call("/fill", fill(0, -1, [1] * 140_000))
+        refused = await c.call("/generate", generate(1, 0, 5))
+        assert refused.status == 200 and refused.json["generated_ids"] == []
+        assert "400" in (bridge.bridge.last_error or "")
+        await c.call("/fill", fill(2, -1, [1, 2, 3]))
+        waiting = asyncio.ensure_future(c.call("/generate", generate(3, 2, 500)))
+        await asyncio.sleep(1)
+        await engine.close()
+        broken = await waiting
+        assert broken.status == 200 and 0 < len(broken.json["generated_ids"]) < 500
+        gone = await c.call("/generate", generate(4, 2, 5))
+        assert gone.status == 200 and bridge.bridge.failed == 3
+
+    bridged(work)
+
+
+def test_a_core_that_leaves_takes_its_request_with_it() -> None:
+    async def work(c: Client, bridge: RunningBridge, core: Core, engine: RunningEngine) -> None:
+        await c.call("/fill", fill(0, -1, [1, 2, 3]))
+        connection, _ = await c.open("/generate", generate(1, 0, 5_000))
+        await asyncio.sleep(1)
+        assert engine.engine.running == 1
+        connection.abort()
+        await asyncio.sleep(1)
+        assert engine.engine.running == 0
+
+    bridged(work)
+
+
+def test_a_chain_survives_a_parent_that_is_gone_and_a_ring() -> None:
+    contexts = Contexts()
+    contexts.open(1, 0).ids += [1]
+    contexts.open(2, 1).ids += [2]
+    assert contexts.chain(2) == [1, 2]
+    contexts.free(1)
+    assert contexts.chain(2) == [2]
+    contexts.open(1, 2).ids += [9]
+    assert contexts.chain(2) == [9, 2]
