@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("joulegraph.commands.replay", "replay a workflow trace, open loop, against an engine"),
     "proxy": ("joulegraph.commands.proxy", "observe and tag live traffic in front of an engine"),
     "engine": ("joulegraph.commands.engine", "start the embedded engine"),
+    "bridge": ("joulegraph.commands.bridge", "put an OpenAI-style engine under Parrot's serve layer"),
     "sweep": (
         "joulegraph.commands.sweep",
         "many runs over factors, repeated in balanced order, with intervals and plots",
