@@ -108,7 +108,7 @@ def test_stream_is_recorded(rig: Any, post: Any) -> None:
             await r.sleep(0.05)
             engine.send(chunk(token(text)))
         engine.send(chunk(LAST) + chunk(USAGE) + chunk(DONE) + b"0\r\n\r\n")
-        await client.has(b"0\r\n\r\n")
+        await client.has(b"\r\n0\r\n\r\n")
         head, _, body = client.got.partition(b"\r\n\r\n")
         assert body == b"".join([chunk(token("a")), chunk(token("b")), chunk(LAST), chunk(DONE), b"0\r\n\r\n"])
         assert b"x-workflow-id: w1\r\nx-workflow-node: n1" in head
@@ -137,7 +137,7 @@ def test_stream_is_recorded(rig: Any, post: Any) -> None:
 def test_a_client_that_asked_for_usage_gets_it(rig: Any, post: Any) -> None:
     async def scenario(r: Any) -> None:
         client = await r.client(post(ASKED))
-        await client.has(b"0\r\n\r\n")
+        await client.has(b"\r\n0\r\n\r\n")
         assert body_of(client.got) == chunk(token("a")) + chunk(USAGE) + b"0\r\n\r\n"
         record = await r.settle()
         assert record.usage_spliced is None
@@ -389,7 +389,7 @@ def test_large_chunked_bodies_are_streamed_up(rig: Any) -> None:
             client.send(chunk(body[at : at + 5_000]))
             await r.sleep(0.01)
         client.send(b"0\r\n\r\n")
-        await r.engine[0].has(b"0\r\n\r\n")
+        await r.engine[0].has(b"\r\n0\r\n\r\n")
         raw = body_of(r.engine[0].got)
         from proxy.framing import Chunked
 
@@ -575,7 +575,7 @@ def test_backpressure_towards_the_engine_and_back(rig: Any, post: Any) -> None:
         assert held > 500_000  # the proxy stopped reading instead of piling up
         client.transport.resume_reading()
         engine.send(b"0\r\n\r\n")
-        await client.has(b"0\r\n\r\n")
+        await client.has(b"\r\n0\r\n\r\n")
         assert body_of(client.got) == chunk(piece) * 100 + b"0\r\n\r\n"
 
     rig(scenario)
