@@ -21,7 +21,7 @@ from energy.load import load_run
 from energy.model import Blocks, Shares, blocks, shares
 from energy.others import outside_engine, strangers
 from energy.output import write
-from energy.policies import POLICIES, Split, equal
+from energy.policies import CHARGE_WAITING, POLICIES, Split, equal
 from energy.rollup import OUTSIDE, Figures, by_label
 from energy.tables import Floats, Mask, RequestTable, RunData, known
 from energy.uncertainty import UNRESOLVED, widths
@@ -178,7 +178,7 @@ def _split(data: RunData, work: Windows, curve: WorkCurve, one: Curve, policy: s
     span = np.diff(t)
     usable = (span > 0.2) & (span < 4.0) & ~(np.add.reduceat(one.broken, cut[:-1]) > 0)
     bend = np.cumsum(np.concatenate([[0.0], fit.bend(cells(curve, curve.t), np.diff(curve.t)) * np.diff(curve.t)]))
-    rows = shares(data.requests, work, curve, t, bend)
+    rows = shares(data.requests, work, curve, t, bend, waiting=policy in CHARGE_WAITING)
     held = blocks(rows, curve, t, uj, usable, bend)
     split = POLICIES[policy](rows, held, fit)
     hidden = strangers(data.processes, data.roles, one.device, one.t_ns[cut])

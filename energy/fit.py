@@ -33,6 +33,7 @@ CAPS = (inf, 1.02, 1.06, 0.99, 0.97)
 FEWEST_FOR_LIMIT = 100
 """spans below which a run is too short to tell a power limit from chance"""
 SPAN_NS = 500_000_000
+STEPS_PER_CELL = 20
 MOST_SPANS = 2000
 
 
@@ -169,8 +170,18 @@ def spans_of(curve: Curve, work: WorkCurve, origin_ns: int, lag_s: float) -> Spa
     return whole.where(good)
 
 
-def fit_time(curve: WorkCurve, cell_s: float = 0.25) -> Floats:
+def cell_seconds(curve: WorkCurve) -> float:
+    """Length of the cells that fit_time regresses: a quarter second, or as much as STEPS_PER_CELL engine steps take.
+
+    A cell must hold many steps: with steps of 0.2 s (long prompts, a full engine) every short cell is fully busy and
+    its work comes in lumps of one step, so that the regression sees lumps instead of costs."""
+    steps, busy_s = float(curve.features[-1, 0] - curve.features[0, 0]), float(curve.busy[-1] - curve.busy[0])
+    return min(max(0.25, STEPS_PER_CELL * busy_s / steps), 4.0) if steps > 0 else 0.25
+
+
+def fit_time(curve: WorkCurve, cell_s: float | None = None) -> Floats:
     """Seconds per unit of work in FEATURES order, from cells of cell_s in which something ran."""
+    cell_s = cell_s or cell_seconds(curve)
     t = np.arange(curve.t[0], curve.t[-1] + 1e-9, max(cell_s, float(curve.t[1] - curve.t[0])))
     if len(t) < 3:
         return np.zeros(len(FEATURES))

@@ -68,9 +68,12 @@ class Blocks:
         return np.maximum(self.seconds - self.busy - self.tail, 0.0)
 
 
-def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, bend: Floats) -> Shares:
+def shares(
+    requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, bend: Floats, *, waiting: bool = False
+) -> Shares:
     """Cut every window at the block borders t. bend: cumulative seconds, bent at the power limit, at curve.t; work near
-    the limit counts for less (its energy did not grow with it)."""
+    the limit counts for less (its energy did not grow with it). waiting: with rows for the time before a request was
+    scheduled, which only a policy that charges it needs (an overloaded hour has tens of millions of them)."""
     window, block, phase, low, high = _cut(work, t, ((work.start, work.first), (work.first, work.last)))
     seconds = np.maximum(high - low, 0.0)
     out = np.zeros((len(window), 5), np.float64)
@@ -87,7 +90,7 @@ def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, b
     factor = np.clip((np.interp(high, curve.t, bend) - np.interp(low, curve.t, bend)) / some, 0.05, 1.0)
     out *= np.where(seconds > 1e-6, factor, 1.0)[:, None]
     rows = Shares(window, block, phase, out, seconds, np.zeros(len(window)))
-    return _waited(rows, work, t)
+    return _waited(rows, work, t) if waiting else rows
 
 
 def _waited(rows: Shares, work: Windows, t: Floats) -> Shares:

@@ -89,6 +89,8 @@ def output_tokens(rows: Shares, blocks: Blocks, fit: Fit) -> Split:
     return _naive(rows.work[:, 3] + (rows.phase == PREFILL) * 1e-3, rows, blocks, fit)
 
 
+CHARGE_WAITING = frozenset({"equal"})
+"""Policies that put joules on a request that waits to be scheduled."""
 Policy = Callable[[Shares, Blocks, Fit], Split]
 POLICIES: dict[str, Policy] = {
     "fitted": fitted,
