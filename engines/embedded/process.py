@@ -103,9 +103,12 @@ async def serve(config: EngineConfig, ready: Callable[[RunningEngine], None], st
 
 
 def run(
-    config: EngineConfig, ready: Callable[[RunningEngine], None], watch: Callable[[Callable[[], None]], None]
+    config: EngineConfig,
+    ready: Callable[[RunningEngine], None],
+    watch: Callable[[Callable[[], None]], None],
+    signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT),
 ) -> None:
-    """A loop around `serve`; `watch(stop)` is told how to end it (from any thread)."""
+    """A loop around `serve`; `watch(stop)` is told how to end it (from any thread). signals: those that drain it."""
     import uvloop
 
     async def main() -> None:
@@ -116,7 +119,7 @@ def run(
                 loop.call_soon_threadsafe(stop.set)
 
         first: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals:
             loop.add_signal_handler(number, _signalled, stop, first)
         watch(end)
         await serve(config, ready, stop)
@@ -140,8 +143,9 @@ def engine_process(lifeline: Connection, config: EngineConfig) -> None:
     def ready(running: RunningEngine) -> None:
         lifeline.send(running.port)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides who leaves when
     try:
-        run(config, ready, lambda end: on_lifeline_end(lifeline, end))
+        run(config, ready, lambda end: on_lifeline_end(lifeline, end), signals=(signal.SIGTERM,))
     except UserError as error:
         with suppress(OSError):
             lifeline.send(str(error))

@@ -133,6 +133,7 @@ def running(trace: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         [sys.executable, "-m", "joulegraph", *argv, "--out", str(tmp_path / "r")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     journal = tmp_path / "r" / "dispatch.0.jsonl"
     deadline = time.monotonic() + 60
@@ -166,7 +167,7 @@ def test_after_kill_9_finish_completes_the_run_and_no_child_is_left(
 
 @pytest.mark.slow
 def test_first_ctrl_c_drains_and_saves(running: subprocess.Popen[bytes], tmp_path: Path) -> None:
-    running.send_signal(signal.SIGINT)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to every process of the group
     assert running.wait(60) == 130
     info = orjson.loads((tmp_path / "r" / "run.json").read_bytes())
     assert info["state"] == "interrupted"
