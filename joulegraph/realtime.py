@@ -106,6 +106,8 @@ def verdict(load: dict[str, Any], interrupted: bool) -> tuple[str, str | None]:
         return "invalid", "no request was sent: an empty run is an error"
     if load["errors"] == load["requests"]:
         return "invalid", "every request failed"
+    if load["rejected"] == load["requests"]:
+        return "invalid", "the engine rejected every request (too long, unknown model ...): nothing was served"
     if load["why"]:
         return "invalid", " ".join(load["why"])
     return "complete", None
