@@ -17,8 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from joulegraph.continuous import class_joules
 from joulegraph.control import Control, serve_control
 from joulegraph.host import anchor, describe, versions
+from joulegraph.live.view import LiveView
+from joulegraph.live.watch import Watch
 from proxy.config import ProxyConfig
 from proxy.process import ProcessConfig, proxy_process
 from traces.child import Child, spawn
@@ -189,19 +192,28 @@ async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
     server = await serve_control(control, "127.0.0.1", plan.control_port)
     try:
         plan.say({"listen": f"{plan.host}:{workers.port}", "control": f"127.0.0.1:{server.port}", "run": str(run.path)})
-        while not leave.is_set():
-            try:
-                async with asyncio.timeout(WATCH_S):
-                    await leave.wait()
-            except TimeoutError:
-                pass
-            if not workers.alive():
-                return "a proxy worker died; its journal is kept, see the lines above"
+        with _view(run) as view:
+            while not leave.is_set():
+                try:
+                    async with asyncio.timeout(WATCH_S):
+                        await leave.wait()
+                except TimeoutError:
+                    pass
+                view.update(time.monotonic_ns(), class_joules(run))
+                if not workers.alive():
+                    return "a proxy worker died; its journal is kept, see the lines above"
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)  # the second one leaves at once
         return None
     finally:
         await server.close()
+
+
+def _view(run: RunDir) -> LiveView:
+    """The live view on a terminal; nothing elsewhere, where a server's log should hold only what happened to it."""
+    view = LiveView(Watch.of_run(run.path, title="joulegraph proxy"))
+    view.quiet = not view.fancy
+    return view
 
 
 def _sampling(run: RunDir, plan: ProxyPlan) -> list[Child]:
