@@ -56,7 +56,7 @@ def test_faults_go_to_stderr_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFi
     ("name", "content"),
     [
         ("t.jsonl", b"not a trace\n"),
-        ("t.jsonl.gz", gzip.compress(b'{"timestamp":1,"input_length":1,"output_length":1}\n' * 9999)[:-30]),
+        ("t.jsonl.gz", gzip.compress(b'{"timestamp":1,"input_length":1,"output_length":1}\n' * 9999, mtime=0)[:-30]),
         ("t.csv", b"TIMESTAMP,ContextTokens,Tokens\n1,2,3\n"),
         ("t.parquet", b"PAR1"),
         ("t.jsonl", b""),
