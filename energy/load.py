@@ -7,7 +7,7 @@ a damaged line is read line by line and the damage is counted and noted. May not
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from energy.calls import Seen, join_calls
 from energy.columns import Pool, int_column, journal_tables, label_column
 from energy.tables import NONE, Ints, Labels, RequestTable, RunData, Series, StepTable
 from traces.errors import UserError
@@ -74,9 +75,28 @@ def load_requests(run: RunDir, notes: list[str]) -> RequestTable:
     if seen is None:
         notes.append("no proxy journal: times are the load generator's")
         assert dispatch is not None
-        return dispatch
+        return _with_bridge(run, dispatch, notes)
     requests = _from_requests(seen)
-    return _joined(requests, dispatch) if dispatch is not None else requests
+    return _with_bridge(run, _joined(requests, dispatch) if dispatch is not None else requests, notes)
+
+
+def _with_bridge(run: RunDir, above: RequestTable, notes: list[str]) -> RequestTable:
+    """The requests of a Parrot as the engine below served them: times and tokens are its, identity stays."""
+    below = _gather(run, "bridge", _REQUEST, "request_id", "t_arrival_ns", notes)
+    if below is None:
+        return above
+    calls = [s for row in run.rows("requests") if (s := Seen.of(row)) is not None]
+    tasks = [s for row in run.rows("bridge") if (s := Seen.of(row)) is not None]
+    found, by_time = join_calls(calls, tasks)
+    served = _from_requests(below)
+    ids = [found.get(i, i) for i in served.ids]
+    known_ids = set(above.ids)
+    lost = sum(i not in known_ids for i in ids)
+    if by_time:
+        notes.append(f"{by_time} calls of the bridge joined by session, length and time (they carried no request id)")
+    if lost:
+        notes.append(f"{lost} calls of the bridge belong to no request seen here; they stand by themselves")
+    return _joined(replace(served, ids=ids), above)
 
 
 @dataclass(frozen=True, slots=True)

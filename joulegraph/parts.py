@@ -74,8 +74,9 @@ class Parts:
         self.children["sampler"] = child
         self.sensors, self.missing = found.sensors, found.missing
 
-    def proxy(self, upstream: str, *, max_concurrency: int | None = None) -> str:
-        """Start one proxy worker in front of an engine, letting through at most max_concurrency at once; its URL."""
+    def proxy(self, upstream: str, *, max_concurrency: int | None = None, parrot: bool = False) -> str:
+        """Start one proxy worker in front of an engine (or of a Parrot), letting through at most max_concurrency at
+        once; its URL."""
         from proxy.config import ProxyConfig
         from proxy.process import ProcessConfig, proxy_process
 
@@ -85,6 +86,7 @@ class Parts:
                 run_key=os.urandom(32),
                 max_body=1 << 28,
                 max_concurrency=max_concurrency,
+                engine="parrot" if parrot else "openai",
             ),
             host="127.0.0.1",
             port=0,

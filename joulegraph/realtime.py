@@ -121,7 +121,8 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
     run.update_info(sensors=parts.sensors, missing_sensors=parts.missing)
     engine = target
     if plan.through_proxy:
-        target = _at(target, parts.proxy(_url(target), max_concurrency=plan.max_concurrency))
+        parrot = target.api == "parrot"
+        target = _at(target, parts.proxy(_url(target), max_concurrency=plan.max_concurrency, parrot=parrot))
     parts.continuous()
     pause(plan.idle_s, lambda: None)
     t0_ns = parts.load(replace(plan.job, target=target))

@@ -168,6 +168,7 @@ def _joined(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
     from joulegraph.join.watch import watching
 
     start = mark(args.engine_steps) if args.engine_steps else 0
+    calls = mark(args.bridge) if args.bridge else 0
     plain = args.target if not args.target.startswith("https:") else None
     with watching(run, plain, otlp_port=args.otlp_port):
         try:
@@ -175,6 +176,8 @@ def _joined(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
         finally:
             if args.engine_steps:
                 take(run, args.engine_steps, start)
+            if args.bridge and not take(run, args.bridge, calls, ("bridge", "parrot")):
+                run.update_info(bridge=f"{args.bridge.name}: no call was recorded while the run lasted")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Server:
     @property
     def exact_lengths(self) -> bool:
         """It knows ignore_eos and min_tokens, so output lengths come out as planned."""
-        return self.owner in ("vllm", "joulegraph")
+        return self.owner in ("vllm", "joulegraph-embedded")
 
 
 def ask(url: str, *, api_key: str | None = None, timeout_s: float = 5.0) -> Server:

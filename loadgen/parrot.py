@@ -120,6 +120,8 @@ class _Step:
         self.ended: asyncio.Future[int | None] = loop.create_future()
         self.activated: asyncio.Future[None] = loop.create_future()
         self.task: asyncio.Task[None] | None = None
+        self.accepted_ns = 0
+        """reply to its submission"""
         self.recorded = False
 
     def settle(self, submitted_ns: int | None, ended_ns: int | None) -> None:
@@ -138,6 +140,7 @@ class _Run:
         self.steps = {n.request_id: _Step(n) for n in workflow.nodes}
         self.var_ids: dict[str, str] = {}
         self.session_id = -1
+        self.opened_ns = 0
         self.failed = False
         self.first_due_ns: int | None = None
         self.last_end_ns = 0
@@ -225,7 +228,7 @@ class _Shell:
         opened = await self._ask("POST", SESSION, {"api_key": "1"}, self._tags(run, None), None)
         session = opened.body.get("session_id") if opened.outcome == "ok" and opened.body is not None else None
         if isinstance(session, int):
-            run.session_id = session
+            run.session_id, run.opened_ns = session, opened.end_ns
             for step in run.steps.values():
                 step.task = self._spawn(self._node(run, step))
             await asyncio.gather(*(s.task for s in run.steps.values() if s.task is not None), return_exceptions=True)
@@ -298,7 +301,7 @@ class _Shell:
 
     async def _call(self, run: _Run, step: _Step, call: PlannedCall, due_ns: int) -> None:
         deadline = self._now_ns() + self._options.timeout_ns
-        body = call.body(run.session_id, run.var_ids)
+        body = call.body(run.session_id, run.var_ids, self._wire(step.node))
         accepted = await self._ask("POST", CALL, body, self._tags(run, step.node), deadline)
         variable = _output_of(accepted.body) if accepted.outcome == "ok" else None
         if variable is None:
@@ -307,8 +310,10 @@ class _Shell:
             row = self._row(run, step, call, accepted, outcome, why, due_ns, accepted.sent_ns)
             self._close_step(run, step, row, None)
             return
-        submitted = accepted.sent_ns or self._now_ns()
-        self.tally.sent(max(0, submitted - due_ns))
+        submitted, step.accepted_ns = accepted.sent_ns or self._now_ns(), accepted.end_ns
+        # what the core took for its own replies is no lateness of ours: without them the call could not be written
+        before = [run.steps[d.on].accepted_ns for d in step.node.blocking if d.on in run.steps]
+        self.tally.sent(max(0, submitted - max(due_ns, run.opened_ns, *before)))
         run.var_ids[step.node.request_id] = variable
         step.submitted.set_result(submitted)
         if call.asked:

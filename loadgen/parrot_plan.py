@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engines.parrot.protocol import Criteria
+from engines.parrot.protocol import Criteria, mark
 from loadgen.prompts import Words, segments
 from traces.workflow import Manifest, Node, Workflow
 
@@ -44,8 +44,9 @@ class PlannedCall:
     criteria: Criteria
     """of a GET that may activate it"""
 
-    def body(self, session_id: int, var_ids: dict[str, str]) -> dict[str, Any]:
-        """The body of POST /v1/semantic_call. var_ids: node -> variable of its output."""
+    def body(self, session_id: int, var_ids: dict[str, str], wire_id: str) -> dict[str, Any]:
+        """The body of POST /v1/semantic_call. var_ids: node -> variable of its output. wire_id: goes along
+        to the engine."""
         parameters: list[dict[str, Any]] = [
             {"name": name, "is_output": False, "var_id": var_ids[node]} for name, node in self.inputs
         ]
@@ -56,6 +57,7 @@ class PlannedCall:
             "top_p": float(self.node.sampling.get("top_p", 1.0)),
             "max_gen_length": self.node.output_length,
             "ignore_tokenizer_eos": True,
+            "stop_str": mark(wire_id),
         }
         parameters.append({"name": "out", "is_output": True, "sampling_config": sampling})
         return {

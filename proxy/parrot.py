@@ -223,6 +223,7 @@ class Parrot:
         row["session_id"] = row["session_id"] or str(call.session_id)
         row["deps"] = [*row["deps"], *(dep_row(d) for d in node.deps if d.on not in declared)]
         row["max_tokens"] = call.max_gen_length
+        row["response_id"] = f"{call.session_id}/{node.request_id}/{node.output}"
         if node.external:
             _note(row, f"inputs from outside: {', '.join(node.external)}")
         self._held[id(node)] = (node, row)

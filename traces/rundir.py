@@ -1,7 +1,7 @@
 """The run directory: which file holds what, and run.json. The only place with these names.
 
     run.json  trace.jsonl  requests.<worker>.jsonl  dispatch.<shard>.jsonl  power.<host>.jsonl
-    engine.jsonl  truth.jsonl
+    engine.jsonl  truth.jsonl  bridge.<name>.jsonl (a Parrot's calls as its engine served them)
     *.parquet  attribution.parquet  workflows.parquet  ledger.json  report.html  report.json
 
 Several writers, one file each; readers merge by `journals(name)`. run.json is replaced atomically.
@@ -20,7 +20,7 @@ import orjson
 from traces.errors import UserError
 from traces.journal import JournalReader, JournalWriter
 
-JOURNALS = ("requests", "dispatch", "power", "engine", "truth")
+JOURNALS = ("requests", "bridge", "dispatch", "power", "engine", "truth")
 
 
 class RunDir:

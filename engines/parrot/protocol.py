@@ -23,6 +23,8 @@ SESSION_AUTH = "1"
 DEFAULT_MAX_GEN = 512
 LATENCY_TASKS = 4
 """a latency task goes only to an engine with fewer tasks than this, and caps it there while it runs"""
+MARK = "joulegraph:"
+"""what begins the stop string that names a call: see `mark`"""
 _PLACEHOLDER = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
 _PARAMETER_KEYS = {"name", "is_output", "var_id", "value", "sampling_config"}
 _SAMPLING_KEYS = {
@@ -132,6 +134,18 @@ def parse_json(body: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def mark(request_id: str) -> str:
+    """A stop_str that carries a call's X-Request-Id through the serve layer to the engine, which hears of a call only
+    its sampling. Token engines of Parrot never look at it; our bridge takes it off."""
+    return MARK + request_id
+
+
+def marked(sampling: Mapping[str, Any]) -> str | None:
+    """The request id that a sampling carries, None when it carries none."""
+    value = sampling.get("stop_str")
+    return value[len(MARK) :] if isinstance(value, str) and value.startswith(MARK) and len(value) > len(MARK) else None
 
 
 def session_of(body: Mapping[str, Any]) -> int | None:

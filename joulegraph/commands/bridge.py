@@ -1,12 +1,16 @@
 """Put a modern engine under Parrot's serve layer: register there as an engine and generate on an OpenAI-style server.
 
 The server behind must take prompts as token ids and return them (vLLM, SGLang's completions, our embedded engine).
-Point --upstream at `joulegraph proxy` to have every call recorded, with its first token; Ctrl-C leaves."""
+With --record every call is written down as the engine served it: give the file to `joulegraph replay --bridge`, or the
+run directory of the proxy in front, and joules land on Parrot's calls. Ctrl-C leaves."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 
@@ -15,16 +19,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=("parrot",), help="whose serve layer")
     parser.add_argument("--core", required=True, metavar="URL", help="serve layer, for instance http://127.0.0.1:9000")
     parser.add_argument("--upstream", required=True, metavar="URL", help="server that generates, http://host:port")
-    parser.add_argument("--tokenizer", required=True, metavar="DIR", help="tokenizer folder that the core loads")
+    parser.add_argument(
+        "--tokenizer",
+        required=True,
+        metavar="DIR|words:N",
+        help="tokenizer folder that the core loads; words:N writes one for a model of N token ids in which a word is a "
+        "token, for exact lengths (replay with --prompts words)",
+    )
     parser.add_argument("--model", help="model to ask for (default: the first the server lists)")
     parser.add_argument("--port", type=int, default=0, help="port for the core's requests on 127.0.0.1 (default: any)")
     parser.add_argument("--tasks", type=int, default=256, metavar="N", help="tasks the core may place here at once")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="journal of every call (or a run directory to write it into)"
+    )
     parser.add_argument("--json", action="store_true", help="one line with the port on stdout once it listens")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     from engines.parrot.bridge import BridgeOptions
+    from engines.parrot.registration import EngineConfig
     from joulegraph.targets import ask
     from loadgen.target import split_url
     from traces.errors import UserError
@@ -36,11 +50,52 @@ def run(args: argparse.Namespace) -> int:
             "--core, --upstream: plain http://host:port only; put `joulegraph proxy` before an https server"
         )
     model = args.model or ask(args.upstream).models[0]
-    options = BridgeOptions(core_host, core_port, host, port, model, args.tokenizer, tasks_capacity=args.tasks)
-    return _serve(options, args.port, as_json=args.json)
+    with _tokenizer(args.tokenizer) as folder:
+        name = f"{model}/words" if args.tokenizer.startswith("words:") else model
+        engine = EngineConfig(model, folder, model_name=name, tasks_capacity=args.tasks)
+        options = BridgeOptions(core_host, core_port, host, port, engine)
+        return _serve(options, args.port, _journal(args.record), as_json=args.json)
 
 
-def _serve(options: Any, port: int, *, as_json: bool) -> int:
+@contextmanager
+def _tokenizer(given: str) -> Iterator[str]:
+    """The folder to name to the core: as given, or of words and there as long as the bridge is."""
+    from tempfile import TemporaryDirectory
+
+    from engines.parrot.words import write_tokenizer
+    from loadgen.vocabulary import WORDS
+    from traces.errors import UserError
+
+    kind, _, size = given.partition(":")
+    if kind != "words":
+        if not Path(given).is_dir():
+            raise UserError(f"--tokenizer {given}: no such folder; give the model's, or words:N")
+        yield str(Path(given).resolve())
+        return
+    if not size.isdigit():
+        raise UserError(f"--tokenizer {given}: give the size of the model's vocabulary, like words:128256")
+    with TemporaryDirectory(prefix="joulegraph-words-") as folder:
+        try:
+            write_tokenizer(Path(folder), int(size), WORDS)
+        except ValueError as error:
+            raise UserError(f"--tokenizer {given}: {error}") from error
+        yield folder
+
+
+def _journal(record: Path | None) -> Any:
+    """The journal at a path, or in a run directory; None without one."""
+    import time
+
+    from traces.journal import JournalWriter, QueuedWriter
+    from traces.rundir import RunDir
+
+    if record is None:
+        return None
+    path = RunDir(record).journal("bridge", "parrot") if record.is_dir() else record
+    return QueuedWriter(JournalWriter(path, "bridge", mono_ns=time.monotonic_ns(), wall_ns=time.time_ns()))
+
+
+def _serve(options: Any, port: int, journal: Any, *, as_json: bool) -> int:
     import asyncio
     import signal
     import time
@@ -56,21 +111,26 @@ def _serve(options: Any, port: int, *, as_json: bool) -> int:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        seams: Any = {"connect": loop.create_connection, "serve": loop.create_server}
+        write = journal.put if journal is not None else lambda record: None
+        seams: Any = {"write": write, "connect": loop.create_connection, "serve": loop.create_server}
         try:
             running = await start(options, port=port, now_ns=time.monotonic_ns, sleep_until=sleep_until, **seams)
         except OSError as error:
             raise UserError(f"--port {port}: {error.strerror or error}; choose a free one") from None
-        told = {"port": running.bridge.port, "model": options.model}
+        told = {"port": running.port, "model": options.engine.model}
         if as_json:
             sys.stdout.write(orjson.dumps(told).decode() + "\n")
             sys.stdout.flush()
-        sys.stderr.write(f"bridge for {options.model} listens on 127.0.0.1:{running.bridge.port}; Ctrl-C leaves\n")
+        sys.stderr.write(f"bridge for {options.engine.model} listens on 127.0.0.1:{running.port}; Ctrl-C leaves\n")
         await stop.wait()
         bridge = running.bridge
         await running.close()
         sys.stderr.write(f"{bridge.generated} calls, {bridge.failed} failed; last error: {bridge.last_error}\n")
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+        try:
+            runner.run(main())
+        finally:
+            if journal is not None:
+                journal.close()
     return 0

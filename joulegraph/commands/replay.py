@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="iteration stream of joulegraph engine vllm --steps (level L3)",
     )
+    add("--bridge", type=Path, metavar="FILE", help="--api parrot: journal of joulegraph bridge parrot --record")
     add("--otlp-port", type=int, metavar="PORT", help="take vLLM's OTLP/HTTP spans on this loopback port")
     add("--sm-clock", type=int, metavar="MHZ", help="lock the SM clock of a real GPU for the run, then restore it")
     add("--policy", default="fitted", help="attribution policy (see joulegraph attribute)")

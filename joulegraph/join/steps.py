@@ -1,7 +1,7 @@
-"""A run's share of the iteration stream that a launched vLLM writes: the lines that were added while the run lasted.
+"""A run's share of a journal that somebody else writes: the lines that were added while the run lasted.
 
-vLLM outlives the runs of a sweep, its plugin writes one file, and each run directory gets its own part. Same clock:
-monotonic, one host. May not know: what a step holds.
+vLLM outlives the runs of a sweep, its plugin writes one file of steps, a bridge one file of calls, and each run
+directory gets its own part. Same clock: monotonic, one host. May not know: what a line holds.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ def mark(source: Path) -> int:
         return 0
 
 
-def take(run: RunDir, source: Path, start: int) -> int:
-    """Copy whole lines from `start` on into the run's engine.vllm.jsonl, under the stream's header; their number."""
+def take(run: RunDir, source: Path, start: int, journal: tuple[str, str] = ("engine", "vllm")) -> int:
+    """Copy whole lines from `start` on into a journal of the run (name, writer), under the source's header; their
+    number."""
     if not source.is_file():
         return 0
-    target = run.journal("engine", "vllm")
+    target = run.journal(*journal)
     lines = 0
     with source.open("rb") as file, target.open("wb") as out:
         header = file.readline()

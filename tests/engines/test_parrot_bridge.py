@@ -11,8 +11,12 @@ from aiohttp import web
 
 from engines.embedded.server import EngineOptions, RunningEngine
 from engines.embedded.server import start as start_engine
-from engines.parrot.bridge import BridgeOptions, Contexts, RunningBridge, start
+from engines.parrot.bridge import BridgeOptions, RunningBridge, start
+from engines.parrot.contexts import Contexts
+from engines.parrot.protocol import mark
+from engines.parrot.registration import EngineConfig
 from joulegraph.virtual import VirtualLoop, run_virtual
+from traces.records import RequestRecord
 
 from .harness import Client
 
@@ -35,7 +39,7 @@ class Core:
 Work = Callable[[Client, RunningBridge, Core, RunningEngine], Awaitable[Any]]
 
 
-def bridged(work: Work) -> Any:
+def bridged(work: Work, write: Callable[[RequestRecord], None] = lambda record: None) -> Any:
     async def main(loop: VirtualLoop) -> Any:
         core = Core()
         server = web.Server(core.handle)
@@ -43,12 +47,12 @@ def bridged(work: Work) -> Any:
         engine = await start_engine(
             EngineOptions(), now_ns=loop.now_ns, sleep_until=loop.sleep_until, serve=loop.create_server
         )
-        options = BridgeOptions("127.0.0.1", 9000, "127.0.0.1", engine.port, "h100-llama8b", "/tok")
+        options = BridgeOptions("127.0.0.1", 9000, "127.0.0.1", engine.port, EngineConfig("h100-llama8b", "/tok"))
         bridge = await start(
             options, now_ns=loop.now_ns, sleep_until=loop.sleep_until, connect=loop.create_connection,
-            serve=loop.create_server,
+            serve=loop.create_server, write=write,
         )  # fmt: skip
-        client = Client(loop, bridge.bridge)  # type: ignore[arg-type]
+        client = Client(loop, bridge)  # type: ignore[arg-type]
         try:
             return await work(client, bridge, core, engine)
         finally:
@@ -66,8 +70,9 @@ def fill(context: int, parent: int, ids: list[int]) -> dict[str, Any]:
     return base | {"context_id": context, "parent_context_id": parent, "token_ids": ids}
 
 
-def generate(context: int, parent: int, n: int, task: int = 5) -> dict[str, Any]:
+def generate(context: int, parent: int, n: int, task: int = 5, name: str | None = None) -> dict[str, Any]:
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_gen_length": n, "ignore_tokenizer_eos": True}
+    sampling |= {"stop_str": mark(name) if name else None}
     base = {"session_id": 3, "task_id": task, "end_flag": False, "sampling_config": sampling}
     return base | {"context_id": context, "parent_context_id": parent}
 
@@ -91,13 +96,37 @@ def test_one_task_has_exact_lengths_and_its_contexts_are_freed() -> None:
     bridged(work)
 
 
+def test_every_generation_is_a_record_with_its_first_token_and_the_calls_own_name() -> None:
+    records: list[RequestRecord] = []
+
+    async def work(c: Client, bridge: RunningBridge, core: Core, engine: RunningEngine) -> None:
+        await c.call("/fill", fill(0, -1, list(range(100, 150))))
+        await asyncio.sleep(0.5)
+        await c.call("/generate", generate(1, 0, 9, name="jg-1"))
+        await c.call("/generate", generate(2, 0, 4, task=6))  # its context was there: no fill of its own
+        await c.call("/generate", generate(3, 77, 4, task=8))
+
+    bridged(work, records.append)
+    named, shared, short = records
+    assert (named.request_id, named.response_id, named.session_id) == ("jg-1", "3/5", "3")
+    assert (named.prompt_tokens, named.completion_tokens, named.max_tokens, named.outcome) == (50, 9, 9, "ok")
+    assert named.t_upstream_ns is not None and named.t_first_token_ns is not None
+    assert named.t_upstream_ns - named.t_arrival_ns == 500_000_000
+    assert named.t_upstream_ns < named.t_first_token_ns < named.t_end_ns and named.engine_prefill_ns
+    assert sum(named.read_tokens) == 9
+    assert named.t_arrival_ns + sum(named.read_dt_ns) <= named.t_end_ns
+    assert (shared.request_id, shared.workflow_id, shared.node_id) == ("parrot-0-3-6", "parrot-0-session-3", "task-6")
+    assert shared.t_arrival_ns == shared.t_upstream_ns and shared.note is None
+    assert short.note is not None and "short" in short.note
+
+
 def test_the_core_is_told_and_told_again_after_its_restart() -> None:
     async def work(c: Client, bridge: RunningBridge, core: Core, engine: RunningEngine) -> None:
         await asyncio.sleep(7)
         paths = [path for path, _ in core.told]
         assert paths == ["/register_engine", "/engine_heartbeat", "/engine_heartbeat"]
         config = core.told[0][1]["engine_config"]
-        assert (config["engine_type"], config["port"], config["tokenizer"]) == ("builtin", bridge.bridge.port, "/tok")
+        assert (config["engine_type"], config["port"], config["tokenizer"]) == ("builtin", bridge.port, "/tok")
         assert core.told[1][1]["engine_id"] == 7
         await c.call("/fill", fill(0, -1, [1]))
         core.known = False
