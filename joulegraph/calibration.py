@@ -109,7 +109,7 @@ def experiment(args: argparse.Namespace) -> Path:
         trace = Path(folder) / "calibration.jsonl"
         write_trace(trace, Manifest(source="joulegraph calibrate"), [design(args.seed, args.seconds)])
         words = [str(trace), "--out", str(out), "--no-report", "--seed", str(args.seed)]
-        words += ["--target", args.target] if args.target else ["--embedded", args.embedded]
+        words += ["--target", args.target, "--sources", args.sources] if args.target else ["--embedded", args.embedded]
         words += ["--model", args.model] if args.model else []
         parser = argparse.ArgumentParser()
         replay.configure(parser)

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from traces.errors import UserError
 
 
+EXACT = ("vllm", "sglang", "llamacpp", "joulegraph-embedded")
+"""owners (owned_by of /v1/models) of engines that know ignore_eos"""
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """An engine (or proxy) that answered."""
@@ -20,14 +24,14 @@ class Server:
     url: str
     models: tuple[str, ...]
     owner: str | None
-    """owned_by of its first model: vllm, llamacpp, library (Ollama) ..."""
+    """owned_by of its first model: vllm, sglang, llamacpp, library (Ollama) ..."""
     context: int | None
     """max_model_len where it says so"""
 
     @property
     def exact_lengths(self) -> bool:
-        """It knows ignore_eos and min_tokens, so output lengths come out as planned."""
-        return self.owner in ("vllm", "joulegraph-embedded")
+        """It knows ignore_eos, so output lengths come out as planned."""
+        return self.owner in EXACT
 
 
 def ask(url: str, *, api_key: str | None = None, timeout_s: float = 5.0) -> Server:

@@ -1,38 +1,63 @@
 #!/bin/sh
-# The four workload patterns at three batch sizes, and an excerpt of a recorded trace, against an engine that already runs
-# here: proxy in front, sampler on. Batch size is the proxy's run-time limit, so the engine is never restarted.
-# Reads power only: sets no limit and no clock.
-#   scripts/gpu_study.sh URL OUT_DIR [TRACE]       PYTHON=python3  LIMITS="1 4 16"  SOURCES=nvml,rapl
-set -eu
-url=${1:?usage: scripts/gpu_study.sh URL OUT_DIR [TRACE]}
-out=${2:?usage: scripts/gpu_study.sh URL OUT_DIR [TRACE]}
-trace=${3:-}
+# What joulegraph can measure of an engine that already runs on this machine's GPU, in bounded steps; a step that fails or
+# runs out of time is told and the next one starts. Reads power only: sets no limit and no clock, restarts nothing.
+#   scripts/gpu_study.sh URL OUT_DIR [STEP ...]     all steps, about twelve minutes on an H100 with an 8B model
+# Steps: doctor (probe of the sensors), patterns (four workload patterns, batch size as the proxy's run-time limit),
+#   trace (TRACE, first TRACE_LIMIT workflows), calibrate (profile.json), overhead (throughput with sampler and proxy off
+#   and on), pack (OUT_DIR.tar.xz: journals and summaries, without what can be derived again), summary.
+# PYTHON=python3  LIMITS="1 4 16"  SOURCES=nvml,rapl  TRACE=FILE  TRACE_LIMIT=40  REPEATS=6  CALIBRATE_S=3
+# Batch size as a launch setting of vLLM, with its iteration stream: scripts/gpu_batch.sh.
+set -u
+usage="usage: scripts/gpu_study.sh URL OUT_DIR [STEP ...]"
+url=${1:?$usage}
+out=${2:?$usage}
+shift 2
+[ $# -gt 0 ] || set -- doctor patterns trace calibrate overhead summary pack
 python=${PYTHON:-python3}
 sources=${SOURCES:-nvml,rapl}
-cd "$(dirname "$0")/.."
-mkdir -p "$out"
-jg() { "$python" -m joulegraph "$@"; }
-jg workload sequential -o "$out/sequential.jsonl" --count 8 --rate 1 --param document=6000 >&2
-jg workload interactive -o "$out/interactive.jsonl" --count 14 --rate 2 --param prefix=4096 --param query=200-900 --param output=100-400 >&2
-jg workload agentic -o "$out/agentic.jsonl" --count 2 --rate 0.5 --param files=4 --param rounds=1 >&2
-jg workload composite -o "$out/composite.jsonl" --preset demo >&2
-for limit in ${LIMITS:-1 4 16}; do
-    for name in sequential interactive agentic composite; do
-        jg replay "$out/$name.jsonl" --target "$url" --max-concurrency "$limit" --sources "$sources" --seed "$limit" \
-            --no-report --out "$out/$name-$limit" --json >>"$out/summary.jsonl" 2>>"$out/log.txt" ||
-            echo "$name at $limit: exit $?" >&2
+mkdir -p "$out" || exit 2
+out=$(cd "$out" && pwd)
+cd "$(dirname "$0")/.." || exit 2
+. scripts/_bounded.sh
+
+replay() { # NAME SECONDS TRACE [flags]: one measured run
+    name=$1 seconds=$2 trace=$3
+    shift 3
+    bounded "$name" "$seconds" "$python" -m joulegraph replay "$trace" --target "$url" --sources "$sources" \
+        --timeout "$seconds" --no-report --out "$out/$name" --json "$@" >>"$out/summary.jsonl"
+}
+
+patterns() {
+    made=0
+    for limit in ${LIMITS:-1 4 16}; do
+        [ $made = 1 ] || workloads "$out" && made=1
+        for name in sequential interactive agentic composite; do
+            replay "$name-limit$limit" 120 "$out/$name.jsonl" --max-concurrency "$limit" --seed "$limit"
+        done
     done
+}
+
+for wanted in "$@"; do
+    case $wanted in
+    doctor) bounded doctor 150 "$python" -m joulegraph doctor --probe --out "$out/doctor" --json >"$out/doctor.json" ;;
+    patterns) patterns ;;
+    trace)
+        if [ -n "${TRACE:-}" ]; then
+            replay trace 150 "$TRACE" --limit "${TRACE_LIMIT:-40}" --proxy
+        else
+            echo "trace: skipped, TRACE names no file" >&2
+        fi
+        ;;
+    calibrate)
+        bounded calibrate 240 "$python" -m joulegraph calibrate --target "$url" --sources "$sources" \
+            --seconds "${CALIBRATE_S:-3}" -o "$out/profile.json" --json >"$out/calibrate.json"
+        ;;
+    overhead)
+        bounded overhead 330 "$python" scripts/bench_overhead.py "$url" --sources "$sources" \
+            --repeats "${REPEATS:-6}" --json >"$out/overhead.json"
+        ;;
+    summary) [ -s "$out/summary.jsonl" ] && "$python" scripts/show_runs.py "$out/summary.jsonl" ;;
+    pack) pack "$out" ;;
+    *) echo "$wanted: no such step; $usage" >&2 ;;
+    esac
 done
-if [ -n "$trace" ]; then
-    jg replay "$trace" --target "$url" --limit "${TRACE_LIMIT:-40}" --proxy --sources "$sources" --no-report \
-        --out "$out/trace" --json >>"$out/summary.jsonl" 2>>"$out/log.txt" || echo "trace: exit $?" >&2
-fi
-"$python" - "$out/summary.jsonl" <<'PY'
-import json, sys
-for line in open(sys.argv[1]):
-    r = json.loads(line)
-    name = r["run"].rsplit("/", 1)[-1]
-    print(f"{name:18} {r['state']:9} level {r['level']} requests {r['requests']:4} errors {r['errors']:3} rejected {r['rejected']:3} "
-          f"measured {(r['measured_uj'] or 0) / 1e6:9.1f} J attributed {(r['attributed_uj'] or 0) / 1e6:9.1f} J "
-          f"idle {(r['idle_uj'] or 0) / 1e6:8.1f} J closure {r['closure_uj']} wall {r['wall_s']} s {r['why'] or ''}")
-PY

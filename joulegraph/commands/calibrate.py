@@ -19,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--runs", type=Path, nargs="+", metavar="RUN", help="fit one profile to runs that exist")
     parser.add_argument("-o", "--out", type=Path, required=True, help="profile file to write (.json)")
     parser.add_argument("--model", default=None, help="model name to ask the engine for")
+    parser.add_argument("--sources", default="nvml,rapl", help="power sensors for --target (default nvml,rapl)")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each part of the experiment (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the prompts and mixes")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
