@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from traces.errors import UserError
 
-
 EXACT = ("vllm", "sglang", "llamacpp", "joulegraph-embedded")
 """owners (owned_by of /v1/models) of engines that know ignore_eos"""
 

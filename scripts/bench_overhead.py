@@ -23,16 +23,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from joulegraph.load import LoadJob  # noqa: E402
-from joulegraph.realtime import RealRun, run_real  # noqa: E402
-from joulegraph.sweep.config import Point, Sweep  # noqa: E402
-from joulegraph.sweep.setup import trace_of  # noqa: E402
-from joulegraph.sweep.stats import interval  # noqa: E402
-from joulegraph.targets import ask  # noqa: E402
-from loadgen.replay import ReplayOptions  # noqa: E402
-from loadgen.target import Target, split_url  # noqa: E402
-from traces.errors import UserError  # noqa: E402
-from traces.rundir import RunDir  # noqa: E402
+from joulegraph.load import LoadJob
+from joulegraph.realtime import RealRun, run_real
+from joulegraph.sweep.config import Point, Sweep
+from joulegraph.sweep.setup import trace_of
+from joulegraph.sweep.stats import interval
+from joulegraph.targets import ask
+from loadgen.replay import ReplayOptions
+from loadgen.target import Target, split_url
+from traces.errors import UserError
+from traces.rundir import RunDir
 
 ARMS = ("none", "sampler", "proxy", "sampler+proxy")
 SPARE = 0.1
@@ -68,7 +68,9 @@ def one(args: argparse.Namespace, arm: str, path: Path, trace: Path) -> dict[str
     server = ask(args.url)
     host, port, base, _ = split_url(args.url)
     target = Target(host, port, model=server.models[0], base=base, exact=server.exact_lengths)
-    options = ReplayOptions(salt=f"{time.time_ns()}", timeout_ns=round(args.timeout * 1e9), closed_loop_users=args.users)
+    options = ReplayOptions(
+        salt=f"{time.time_ns()}", timeout_ns=round(args.timeout * 1e9), closed_loop_users=args.users
+    )
     run = RunDir.create(path)
     plan = RealRun(
         LoadJob(run=path, trace=trace, target=target, options=options),
@@ -99,8 +101,7 @@ def verdicts(arms: list[str], found: dict[str, list[dict[str, float]]]) -> dict[
     for k, arm in enumerate(arms[1:], 1):
         for other in dict.fromkeys((arms[k - 1], arms[0])):
             change = [
-                100 * (b["tokens_per_s"] / a["tokens_per_s"] - 1)
-                for a, b in zip(found[other], found[arm], strict=True)
+                100 * (b["tokens_per_s"] / a["tokens_per_s"] - 1) for a, b in zip(found[other], found[arm], strict=True)
             ]
             bounds = interval(change)
             out["differences"][f"{arm} against {other}"] = {
@@ -157,7 +158,9 @@ def main() -> int:
         print(json.dumps(result))
         return 0
     for arm, row in result["arms"].items():
-        print(f"{arm:14} {row['tokens_per_s']:8.1f} tokens/s  TTFT {row['ttft_ms']:.1f} ms  TPOT {row['tpot_ms']:.2f} ms")
+        print(
+            f"{arm:14} {row['tokens_per_s']:8.1f} tokens/s  TTFT {row['ttft_ms']:.1f} ms  TPOT {row['tpot_ms']:.2f} ms"
+        )
     for name, row in result["differences"].items():
         print(f"{name}: {row['percent']:+.2f} % (95 %: {row['lo']:+.2f} to {row['hi']:+.2f}, {row['rounds']} rounds)")
     return 0

@@ -10,7 +10,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-VOCABULARY = 4096
+VOCABULARY = 32_768
+"""above every id that a replay puts into a synthetic prompt"""
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
     "{% for message in messages %}"
@@ -45,7 +46,7 @@ def main(folder: Path) -> None:
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "hidden_act": "silu",
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-5,
         "vocab_size": VOCABULARY,
         "bos_token_id": 1,
@@ -59,7 +60,7 @@ def main(folder: Path) -> None:
         "bos_token": "<|im_start|>",
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
-        "model_max_length": 4096,
+        "model_max_length": 8192,
         "chat_template": TEMPLATE,
         "clean_up_tokenization_spaces": False,
     }

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 
 def joules(value: int | None) -> str:
     """uJ as J; what was not measured says so."""
-    return "not measured" if value is None else f"{value / 1e6:9.1f} J"
+    return "not measured" if value is None else f"{value / 1e6:.1f} J"
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """The run directory's own name."""
+    return str(row["run"]).rsplit("/", 1)[-1]
 
 
 def main() -> int:
@@ -21,11 +27,10 @@ def main() -> int:
     with open(sys.argv[1]) as file:
         rows = [json.loads(line) for line in file if line.strip()]
     for row in rows:
-        name = row["run"].rsplit("/", 1)[-1]
+        parts = ", ".join(f"{name} {joules(row[f'{name}_uj'])}" for name in ("measured", "attributed", "idle"))
         print(
-            f"{name:22} {row['state']:9} level {row['level']} requests {row['requests']:4} errors {row['errors']:3} "
-            f"rejected {row['rejected']:3} measured {joules(row['measured_uj'])} attributed {joules(row['attributed_uj'])} "
-            f"idle {joules(row['idle_uj'])} closure {row['closure_uj']} uJ, wall {row['wall_s']} s {row['why'] or ''}"
+            f"{name_of(row):22} {row['state']:9} level {row['level']}, {row['requests']} requests, "
+            f"{row['errors']} errors, {row['rejected']} rejected; {parts}, closure {row['closure_uj']} uJ; {row['wall_s']} s {row['why'] or ''}"
         )
     return 0
 

@@ -92,17 +92,20 @@ def models(host: str, port: int) -> list[str]:
         return []
 
 
+TELL_S = 5.0
+
+
 def await_health(
     host: str, port: int, *, alive: Callable[[], bool], timeout_s: float, progress: Callable[[float], None]
 ) -> bool:
-    """Wait for /health; False when the engine ended or the time is over. progress(seconds waited) once a second."""
+    """Wait for /health; False when the engine ended or the time is over. progress(seconds waited) every TELL_S."""
     start = told = time.monotonic()
     while (now := time.monotonic()) - start < timeout_s:
         if healthy(host, port):
             return True
         if not alive():
             return False
-        if now - told >= 1:
+        if now - told >= TELL_S:
             told = now
             progress(now - start)
         time.sleep(0.1)
