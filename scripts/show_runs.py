@@ -28,10 +28,11 @@ def main() -> int:
         rows = [json.loads(line) for line in file if line.strip()]
     for row in rows:
         parts = ", ".join(f"{name} {joules(row[f'{name}_uj'])}" for name in ("measured", "attributed", "idle"))
+        counts = ", ".join(f"{row[name]} {name}" for name in ("requests", "errors", "rejected"))
         print(
-            f"{name_of(row):22} {row['state']:9} level {row['level']}, {row['requests']} requests, "
-            f"{row['errors']} errors, {row['rejected']} rejected; {parts}, closure {row['closure_uj']} uJ; {row['wall_s']} s {row['why'] or ''}"
+            f"{name_of(row):22} {row['state']:9} level {row['level']}: {counts}; {parts}, closure {row['closure_uj']} uJ"
         )
+        print(f"{'':22} {row['wall_s']} s {row['why'] or ''}")
     return 0
 
 
