@@ -30,7 +30,7 @@ def main() -> int:
         parts = ", ".join(f"{name} {joules(row[f'{name}_uj'])}" for name in ("measured", "attributed", "idle"))
         counts = ", ".join(f"{row[name]} {name}" for name in ("requests", "errors", "rejected"))
         print(
-            f"{name_of(row):22} {row['state']:9} level {row['level']}: {counts}; {parts}, closure {row['closure_uj']} uJ"
+            f"{name_of(row):22} {row['state']} level {row['level']}: {counts}; {parts}; closure {row['closure_uj']} uJ"
         )
         print(f"{'':22} {row['wall_s']} s {row['why'] or ''}")
     return 0
