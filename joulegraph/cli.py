@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "replay": ("joulegraph.commands.replay", "replay a workflow trace, open loop, against an engine"),
     "proxy": ("joulegraph.commands.proxy", "observe and tag live traffic in front of an engine"),
-    "engine": ("joulegraph.commands.engine", "start the embedded engine"),
+    "engine": ("joulegraph.commands.engine", "start an engine (embedded, vLLM, llama.cpp), or look at one that runs"),
     "bridge": ("joulegraph.commands.bridge", "put an OpenAI-style engine under Parrot's serve layer"),
     "sweep": (
         "joulegraph.commands.sweep",
@@ -66,7 +66,7 @@ def usage() -> str:
 def run(argv: list[str]) -> int:
     """Dispatch one command line; the exit code: 0 done, 1 finished but invalid, 2 not possible as asked."""
     if not argv or argv[0] in ("-h", "--help"):
-        sys.stdout.write(usage())
+        (sys.stdout if argv else sys.stderr).write(usage())
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
         sys.stdout.write(f"joulegraph {__version__}\n")

@@ -36,6 +36,7 @@ def complete(run: RunDir, *, policy: str = "fitted", report: bool = True) -> dic
         **counts,
         **{name: totals.get(name) for name in (*BOOK, "closure_uj", "scale")},
         "level": totals.get("level"),
+        "simulated": any(sensor.get("simulated") for sensor in info.get("sensors") or ()),
         "components": totals.get("components"),
         "class_uj": totals.get("class_uj"),
         "notes": totals.get("notes"),

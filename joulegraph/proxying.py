@@ -61,14 +61,15 @@ def split_limit(limit: int | None, workers: int) -> list[int | None]:
     return [limit // workers + (k < limit % workers) for k in range(workers)]
 
 
-def _must_be_free(host: str, port: int) -> None:
-    """SO_REUSEPORT would share a port with another proxy of the same user without a word."""
+def _must_be_free(option: str, host: str, port: int) -> None:
+    """Asked before anything is made: a taken port must not leave a run directory behind, and SO_REUSEPORT would share
+    it with another proxy of the same user without a word."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise UserError(f"--listen {host}:{port}: {error.strerror}; choose another address or port") from error
+            raise UserError(f"{option} {host}:{port}: {error.strerror}; choose another address or port") from error
 
 
 def ready(child: Child, what: str) -> dict[str, Any]:
@@ -95,8 +96,6 @@ class Workers:
     def start(self) -> None:
         """Start all; the first one finds the port where none was given. UserError with the worker's own sentence."""
         plan = self._plan
-        if plan.workers > 1 and plan.port:
-            _must_be_free(plan.host, plan.port)
         for k, share in enumerate(split_limit(plan.proxy.max_concurrency, plan.workers)):
             config = ProcessConfig(
                 replace(plan.proxy, max_concurrency=share),
@@ -144,6 +143,9 @@ class Workers:
 
 def run_proxy(plan: ProxyPlan) -> None:
     """Until SIGTERM or Ctrl-C. UserError when something cannot start or a worker dies."""
+    split_limit(plan.proxy.max_concurrency, plan.workers)
+    _must_be_free("--listen", plan.host, plan.port)
+    _must_be_free("--control", "127.0.0.1", plan.control_port)
     run = RunDir.create(plan.record)
     run.update_info(
         kind="proxy",

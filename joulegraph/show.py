@@ -6,14 +6,17 @@ May not know: how figures came about. Everything but the JSON line goes to stder
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 JSON_KEYS = (
     "run", "state", "why", "workflows", "classes", "requests", "errors", "rejected", "measured_uj", "attributed_uj",
     "idle_uj", "tail_uj", "foreign_uj", "unmeasured_uj", "closure_uj", "scale", "truth_error", "wall_s", "level",
-    "components", "class_uj", "outcomes", "report",
+    "simulated", "components", "class_uj", "outcomes", "report",
 )  # fmt: skip
 
 
@@ -34,22 +37,38 @@ def show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
 
     console = Console(stderr=True)
     console.print(class_table(class_rows(gather(RunDir(Path(summary["run"]))))))
+    console.print()
+    if summary.get("components"):
+        console.print(ledger_table(summary["components"]))
     for line in lines(summary):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def joules(uj: int | None) -> str:
-    """1234567 -> 1.23 J."""
-    return "not measured" if uj is None else f"{uj / 1e6:,.1f} J"
+    """1234567 -> 1.2."""
+    return "–" if uj is None else f"{uj / 1e6:,.1f}"
+
+
+def ledger_table(components: dict[str, dict[str, Any]]) -> Table:
+    """measured = attributed + idle + tail + foreign + unmeasured, a row a component; fits 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    from energy.ledger import BOOK
+
+    table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("joules", no_wrap=True)
+    for name in BOOK:
+        table.add_column(("= " if name == "attributed_uj" else "") + name.removesuffix("_uj"), justify="right")
+    for name, book in components.items():
+        inside = name == "hbm" and "gpu" in components
+        table.add_row(f"  of gpu: {name}" if inside else name, *(joules(book.get(entry)) for entry in BOOK))
+    return table
 
 
 def lines(summary: dict[str, Any]) -> list[str]:
-    """The ledger, the truth error where truth is known, validity, and where the report lies."""
-    out = [
-        f"measured {joules(summary['measured_uj'])} = attributed {joules(summary['attributed_uj'])} + idle "
-        f"{joules(summary['idle_uj'])} + tail {joules(summary['tail_uj'])} + foreign {joules(summary['foreign_uj'])} "
-        f"+ unmeasured {joules(summary['unmeasured_uj'])}  (level {summary['level']})"
-    ]
+    """The level, the truth error where truth is known, validity, and where the report lies."""
+    out = [f"level {summary['level']}" + (", sensors simulated by the embedded engine" if summary["simulated"] else "")]
     truth = summary.get("truth_error")
     if truth:
         out.append(

@@ -15,9 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream", action="append", required=True, metavar="URL", help="engine, http(s)://host:port; may be repeated"
     )
-    parser.add_argument("--listen", default="127.0.0.1:8000", metavar="HOST:PORT", help="default %(default)s")
+    parser.add_argument("--listen", default="127.0.0.1:8001", metavar="HOST:PORT", help="default %(default)s")
     parser.add_argument(
-        "--control", type=int, default=8001, metavar="PORT", help="control port on 127.0.0.1 (default %(default)s)"
+        "--control", type=int, metavar="PORT", help="control port on 127.0.0.1 (default: the listen port plus 1)"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the port")
     parser.add_argument("--record", metavar="DIR", help="run directory to write (default runs/proxy-TIME)")
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         proxy=proxy_config(args, host),
         host=host,
         port=port,
-        control_port=args.control,
+        control_port=control_port(args.control, port),
         workers=checked(args.workers, "--workers", 1),
         record=_record(args.record),
         drain_s=args.drain,
@@ -109,8 +109,21 @@ def address(text: str) -> tuple[str, int]:
 
     host, _, port = text.rpartition(":")
     if not port.isdigit() or int(port) > 65535:
-        raise UserError(f"--listen {text}: not HOST:PORT; for instance 127.0.0.1:8000")
+        raise UserError(f"--listen {text}: not HOST:PORT; for instance 127.0.0.1:8001")
     return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def control_port(given: int | None, listen: int) -> int:
+    """The control port: beside the listen port unless given, any free one where that is 0 too. UserError: no port."""
+    from traces.errors import UserError
+
+    if given is not None and not 0 <= given <= 65535:
+        raise UserError(f"--control {given}: not a port; give 1 to 65535, or 0 for any free one")
+    if given is not None and given == listen != 0:
+        raise UserError(f"--control {given}: the proxy listens on that port; give another, or leave the flag out")
+    if given is not None or listen == 0:
+        return given or 0
+    return listen + 1 if listen < 65535 else listen - 1
 
 
 def secret(name: str | None, option: str) -> str | None:

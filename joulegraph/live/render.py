@@ -18,14 +18,18 @@ _DASH = "–"
 _SPARK_WIDTH = 30
 
 
+def digits3(value: float) -> str:
+    """Three significant digits where the number is below 100, so that columns line up: 0.270, 9.50, 27.0, 1,234."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 or value == 0 else f"{value:#.3g}"
+
+
 def duration(ns: int | None) -> str:
     """ns as text with a unit, three digits."""
     if ns is None:
         return _DASH
     for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
         if ns >= size:
-            value = ns / size
-            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+            return f"{digits3(ns / size)} {unit}"
     return f"{ns} ns" if ns else "0 s"
 
 
@@ -47,7 +51,7 @@ def energy(joules: float | None) -> str:
         return f"{joules / 1e6:.2f} MJ"
     if joules >= 1e4:
         return f"{joules / 1e3:.1f} kJ"
-    return f"{joules:,.0f} J" if joules >= 100 else f"{joules:.3g} J"
+    return f"{digits3(joules)} J"
 
 
 def watts(value: float | None) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from joulegraph.live.render import duration
+from joulegraph.live.render import digits3, duration
 from joulegraph.report.facts import Facts, Request, Workflow
 
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
@@ -167,13 +167,9 @@ def _int(value: float | None) -> int | None:
     return None if value is None else round(value)
 
 
-def figure(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits and thousands separators; a dash when unknown."""
-    if value is None:
-        return "–"
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
+def figure(value: float | None) -> str:
+    """A number with three significant digits and thousands separators; a dash when unknown."""
+    return "–" if value is None else digits3(value)
 
 
 def latencies(facts: Facts) -> dict[str, dict[str, dict[str, float] | None]]:

@@ -143,7 +143,7 @@ def test_a_full_view_shows_every_figure_with_its_unit(width: int) -> None:
         assert words in text
     for words in (
         "TTFT",
-        "40 ms",
+        "40.0 ms",
         "180 ms",
         "lateness",
         "gpu0",
@@ -166,7 +166,7 @@ def test_the_plain_line_says_the_same_on_one_line() -> None:
         "0:31",
         "41/115",
         "19 in flight",
-        "TTFT p50 40 ms p95 180 ms",
+        "TTFT p50 40.0 ms p95 180 ms",
         "431 tokens/s",
         "late p99 250 ms",
         "gpu0 312 W",
@@ -189,7 +189,7 @@ def test_nothing_attached_is_said_and_not_shown_as_zero() -> None:
         (None, "–"),
         (0, "0 s"),
         (999, "999 ns"),
-        (1_500, "1.5 µs"),
+        (1_500, "1.50 µs"),
         (43_200_000, "43.2 ms"),
         (1_234_000_000, "1.23 s"),
         (200 * S, "200 s"),

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from joulegraph.commands.proxy import control_port
 from joulegraph.control import prometheus
 from joulegraph.proxying import split_limit
 from joulegraph.traffic import Traffic
@@ -142,16 +144,39 @@ def test_kill_of_the_parent_leaves_no_worker(tmp_path: Path, engine: str) -> Non
         (["--upstream", "http://127.0.0.1:1", "--workers", "0"], "at least 1"),
         (["--upstream", "http://127.0.0.1:1", "--workers", "3", "--max-concurrency", "2"], "3 workers"),
         (["--upstream", "http://127.0.0.1:1", "--record", "/proc/no"], "run directory"),
+        (["--upstream", "http://127.0.0.1:1", "--control", "70000"], "--control 70000: not a port"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, args: list[str], says: str) -> None:
     more = [] if "--record" in args else ["--record", str(tmp_path / "run")]
     if "--listen" not in args:
         more += ["--listen", "127.0.0.1:0"]
-    code, err = ends(command(*args, *more, "--control", "0"))
+    more += [] if "--control" in args else ["--control", "0"]
+    code, err = ends(command(*args, *more))
     assert code == 2
     assert says in err
     assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_control_port_is_beside_the_listen_port() -> None:
+    assert [control_port(None, listen) for listen in (8001, 65535, 0)] == [8002, 65534, 0]
+    assert control_port(0, 8001) == 0
+    with pytest.raises(UserError, match="listens on that port"):
+        control_port(8001, 8001)
+
+
+def test_a_taken_port_leaves_no_run_directory(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for flags in (["--listen", port, "--control", "0"], ["--listen", "0", "--control", port]):
+            child = command("--upstream", "http://127.0.0.1:1", *flags, "--record", str(tmp_path / "run"))
+            code, err = ends(child)
+            assert code == 2
+            assert f"{flags[0 if flags[1] == port else 2]} 127.0.0.1:{port}: Address already in use" in err
+            assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ def test_checks_tell_what_is_wrong(change: dict[str, object], name: str, verdict
 def test_a_late_generator_and_wrong_tokens_are_told() -> None:
     late = request("a", sent_ns=30 * MS, planned_tokens=(10, 6))
     found = {c.name: c for c in checks(made_facts([Workflow("w", "c", (late,))]))}
-    assert found["lateness"].verdict == "bad" and "30 ms" in found["lateness"].sentence
+    assert found["lateness"].verdict == "bad" and "30.0 ms" in found["lateness"].sentence
     assert found["tokens"].verdict == "warn" and "0 of 1" in found["tokens"].sentence
 
 
