@@ -20,7 +20,7 @@ from energy.calls import Seen, join_calls
 from energy.columns import Pool, int_column, journal_tables, label_column
 from energy.tables import NONE, Ints, Labels, RequestTable, RunData, Series, StepTable
 from traces.errors import UserError
-from traces.records import PowerEvent, SensorInfo, from_row
+from traces.records import PowerEvent, SensorInfo, from_row, is_call
 from traces.rundir import RunDir
 
 _DEP = pa.struct([("on", pa.string()), ("kind", pa.string()), ("blocking", pa.bool_()), ("anchor", pa.string())])
@@ -35,6 +35,7 @@ _REQUEST = pa.schema(
         *((n, pa.string()) for n in (*_STRINGS, "node_id")),
         ("t_arrival_ns", pa.int64()),
         ("t_upstream_ns", pa.int64()),
+        *((n, pa.string()) for n in ("method", "path", "api")),
         *_SHARED,
     ]
 )
@@ -114,7 +115,8 @@ def _gather(run: RunDir, name: str, schema: pa.Schema, key: str, base: str, note
     tables, counts = [], []
     times, tokens = Pool(np.int64), Pool(np.int16)
     for path in run.journals(name):
-        for chunk in journal_tables(path, schema, key, notes):
+        for whole in journal_tables(path, schema, key, notes):
+            chunk = _calls(whole) if schema is _REQUEST else whole
             count, t_ns, token = _reads(chunk, int_column(chunk, base))
             tables.append(chunk.drop_columns(["read_dt_ns", "read_tokens"]))
             counts.append(count)
@@ -124,6 +126,16 @@ def _gather(run: RunDir, name: str, schema: pa.Schema, key: str, base: str, note
         return None
     start = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
     return _Gathered(pa.concat_tables(tables), start, times.array(), tokens.array())
+
+
+def _calls(table: pa.Table) -> pa.Table:
+    """Rows that asked the model for something: scrapes and lists of models draw no joules."""
+    other = table.select(["method", "path", "api"]).filter(pc.is_null(table["api"]))
+    if not other.num_rows:
+        return table
+    keep = np.ones(len(table), bool)
+    keep[pc.is_null(table["api"]).to_numpy()] = [is_call(row) for row in other.to_pylist()]
+    return table.filter(pa.array(keep))
 
 
 def _reads(table: pa.Table, base_ns: Ints) -> tuple[Ints, Ints, Any]:

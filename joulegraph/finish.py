@@ -14,6 +14,7 @@ from energy.attribute import attribute_run, score_truth
 from energy.ledger import BOOK
 from joulegraph.tables import write_tables
 from traces.errors import UserError
+from traces.records import is_call
 from traces.rundir import RunDir
 
 _REFUSED = "rejected"
@@ -58,6 +59,8 @@ def count(run: RunDir) -> dict[str, Any]:
     classes: dict[str, str] = {}
     outcomes: Counter[str] = Counter()
     for row in run.rows(source):
+        if source == "requests" and not is_call(row):
+            continue
         if row.get("workflow_id") is not None:
             classes.setdefault(row["workflow_id"], row.get("class_name") or "workflow")
         if row.get("kind", "llm") == "llm":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from traces.graph import Span, critical_path, makespan_ns
+from traces.records import is_call
 from traces.workflow import Dep, Node
 
 MAX_WORKFLOWS = 2_000
@@ -38,6 +39,8 @@ class Traffic:
 
     def take(self, row: dict[str, Any]) -> None:
         """One row of a requests journal."""
+        if not is_call(row):
+            return
         name = row.get("workflow_id")
         if name is None:
             self.untagged += 1

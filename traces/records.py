@@ -7,6 +7,7 @@ May not know: files, clocks, who produces a record.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -22,6 +23,20 @@ Outcome = Literal[
     "cancelled",  # cancelled on purpose (injection, drain)
     "skipped",  # never sent: a dependency failed, or the run was stopped
 ]
+
+
+_NO_MODEL = ("/tokenize", "/detokenize", "/v1/messages/count_tokens")
+"""POST routes that an engine answers without its model"""
+
+
+def is_call(row: Mapping[str, Any]) -> bool:
+    """Whether a row of a requests journal asked the model for something. What only looks (models, metrics, health) or
+    counts tokens is in the journal too, but is no request of a workflow and draws no joules. A row without a path, as
+    foreign recordings have, is a call."""
+    path = row.get("path")
+    if row.get("api") is not None or not path:
+        return True
+    return row.get("method", "POST") == "POST" and path.partition("?")[0].rstrip("/") not in _NO_MODEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from joulegraph.report.facts import ADDED, Facts, Joules, Request, Workflow
 from joulegraph.report.timeline import timeline
 from traces.errors import UserError
 from traces.journal import JournalReader
+from traces.records import is_call
 from traces.rundir import RunDir
 from traces.workflow import Dep
 
@@ -59,6 +60,8 @@ def _requests(run: RunDir, joules: dict[str, Joules], gaps: _Gaps | None, notes:
     make, name = (_planned, "dispatch") if planned else (_seen, "requests")
     requests = []
     for row in _rows(run, name, notes):
+        if not planned and not is_call(row):
+            continue
         if gaps is not None:
             gaps.add(row)
         requests.append(make(row, joules))
@@ -159,7 +162,7 @@ def _seen(row: dict[str, Any], joules: dict[str, Joules]) -> Request:
         workflow_id=row.get("workflow_id") or row["request_id"],
         class_name=row.get("class_name") or ("workflow" if row.get("workflow_id") else "untagged"),
         agent_id=row.get("agent_id"),
-        kind="llm" if row.get("api") else "other",
+        kind="llm" if row.get("api") or not row.get("path") else "other",
         outcome=row["outcome"],
         due_ns=None,
         sent_ns=row["t_arrival_ns"],

@@ -10,6 +10,8 @@ from energy.attribute import attribute_run, score_truth
 from energy.fit import Profile
 from energy.load import load_run
 from energy.tables import NONE
+from joulegraph.finish import count
+from joulegraph.report.gather import gather_workflows
 from traces.errors import UserError
 from traces.records import DispatchRecord, PowerSample, RequestRecord, SensorInfo, StepRecord, TruthRecord
 from traces.rundir import RunDir
@@ -91,6 +93,23 @@ def test_proxy_rows_take_identity_from_the_generator(tmp_path: Path) -> None:
     assert r.read_ns[0] == r.first_ns[0]
     assert data.steps is not None
     assert len(data.steps) == 2
+
+
+def test_scrapes_are_no_requests(tmp_path: Path) -> None:
+    run = _run(tmp_path / "r")
+    writer = run.writer("requests", "1", mono_ns=0, wall_ns=0)
+    scrape = RequestRecord("m", None, None, "ok", 6 * S, 7 * S, method="GET", path="/metrics", read_dt_ns=(S,))
+    embedding = RequestRecord("e", None, None, "ok", 8 * S, 9 * S, path="/v1/embeddings", read_dt_ns=(S,))
+    for record in (scrape, embedding, scrape):
+        writer.write(record)
+    writer.close()
+    requests = load_run(run).requests
+    assert requests.ids == ["x0", "x1", "e", "x2"]
+    assert list(requests.read_start) == [0, 21, 42, 43, 43]
+    assert count(run)["requests"] == 2, "the generator's rows, where there are some"
+    run.journal("dispatch", "0").unlink()
+    assert count(run)["requests"] == 3
+    assert [r.wire_id for w in gather_workflows(run) for r in w.requests] == ["x0", "x1", "e"]
 
 
 def test_torn_and_damaged_lines_are_counted(tmp_path: Path) -> None:
