@@ -61,7 +61,7 @@ class Page:
         self.status.add(name, value)
 
     def ended(self, exchange: Exchange) -> None:
-        """Count a finished exchange and its latencies (from arrival)."""
+        """Count a finished exchange; of calls of a model (not of scrapes) the latencies too, from arrival."""
         status, slots = self.status, self._slots
         status.add("done")
         if exchange.outcome == "client_left":
@@ -69,6 +69,8 @@ class Page:
         elif exchange.outcome not in ("ok", "rejected"):
             status.add("errors")
         status.add("bytes_out", exchange.bytes_out)
+        if exchange.head.api is None and exchange.watcher is None:
+            return
         whole = exchange.t_end_ns - exchange.t_arrival_ns
         slots[self._e2e + bisect_right(_EDGES, whole)] += 1
         status.add("e2e_sum_ns", whole)
