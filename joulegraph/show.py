@@ -49,6 +49,11 @@ def joules(uj: int | None) -> str:
     return "–" if uj is None else f"{uj / 1e6:,.1f}"
 
 
+def counted(n: int, what: str) -> str:
+    """1 request, 2 requests."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def ledger_table(components: dict[str, dict[str, Any]]) -> Table:
     """measured = attributed + idle + tail + foreign + unmeasured, a row a component; fits 80 columns."""
     from rich import box
@@ -69,6 +74,8 @@ def ledger_table(components: dict[str, dict[str, Any]]) -> Table:
 def lines(summary: dict[str, Any]) -> list[str]:
     """The level, the truth error where truth is known, validity, and where the report lies."""
     out = [f"level {summary['level']}" + (", sensors simulated by the embedded engine" if summary["simulated"] else "")]
+    if not summary.get("components"):
+        out += [f"note: {note}" for note in summary.get("notes") or ()]
     truth = summary.get("truth_error")
     if truth:
         out.append(
@@ -76,10 +83,10 @@ def lines(summary: dict[str, Any]) -> list[str]:
         )
     if summary.get("rejected"):
         out.append(
-            f"{summary['rejected']} requests were rejected by the engine's rules (for instance its context length)"
+            f"{counted(summary['rejected'], 'request')} rejected by the engine's rules (for instance its context length)"
         )
     if summary.get("errors"):
-        out.append(f"{summary['errors']} requests failed")
+        out.append(f"{counted(summary['errors'], 'request')} failed")
     if summary.get("state") != "complete":
         out.append(f"this run is {summary['state']}: {summary['why']}")
     if summary.get("report"):

@@ -30,17 +30,19 @@ def run(args: argparse.Namespace) -> int:
 
     path = Path(args.run) if args.run else newest(Path("runs"))
     watch = Watch.of_run(path)
+    note = None if watch.alive() else gone(path)
     watch.read(time.monotonic_ns())
-    if args.json or args.once:
+    if (args.json or args.once) and note is None:
         time.sleep(1.0)  # two readings make a rate
     if args.json:
-        sys.stdout.write(orjson.dumps(asdict(watch.read(time.monotonic_ns()))).decode() + "\n")
+        sys.stdout.write(orjson.dumps(asdict(watch.read(time.monotonic_ns(), note=note))).decode() + "\n")
         return 0
     try:
         with LiveView(watch, file=sys.stdout) as view:
             while not args.once and not over(path, watch):
                 view.update(time.monotonic_ns())
                 time.sleep(0.25)
+            view.note = None if watch.alive() else gone(path)
             view.update(time.monotonic_ns(), last=True)
     except KeyboardInterrupt:
         pass
@@ -48,17 +50,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def over(path: Path, watch: Watch) -> bool:
-    """True once every load generator says finished, or run.json no longer says running (killed and tidied up)."""
-    from traces.errors import UserError
-    from traces.rundir import RunDir
-
+    """True once every load generator says finished, no part lives any more, or run.json no longer says running."""
     pages = watch.pages.get("loadgen") or []
     if pages and all("finished" in p.index and p.get("finished") != 0 for p in pages):
         return True
+    return not watch.alive() or state_of(path) != "running"
+
+
+def gone(path: Path) -> str:
+    """What to say of a run of which no part runs any more."""
+    state = state_of(path)
+    if state == "running":
+        return f"its parts have died; joulegraph finish {path} completes it from what they recorded"
+    return f"this run is over: {state}"
+
+
+def state_of(path: Path) -> str:
+    """The state in run.json; running where there is none yet."""
+    from traces.errors import UserError
+    from traces.rundir import RunDir
+
     try:
-        return bool(RunDir.open(path).info.get("state", "running") != "running")
+        return str(RunDir.open(path).info.get("state", "running"))
     except UserError:
-        return False
+        return "running"
 
 
 def newest(runs: Path) -> Path:

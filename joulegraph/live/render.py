@@ -11,11 +11,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from joulegraph.live.state import Device, LiveState, Load, Proxy, Quantiles
+from joulegraph.live.state import Device, Engine, LiveState, Load, Proxy, Quantiles
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _DASH = "–"
 _SPARK_WIDTH = 30
+ENGINE_LAG_NS = 20_000_000
+"""an embedded engine further behind its model's time than this is worth a line"""
+_WIDE = 100
+"""columns from which every figure has room; below it the words get shorter"""
 
 
 def digits3(value: float) -> str:
@@ -112,18 +116,14 @@ def _head(state: LiveState) -> RenderableType:
 def _counts(state: LiveState, width: int) -> Table:
     """Left column: what went through."""
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True, min_width=8)
     table.add_column(no_wrap=True)
     if state.load:
         _load_rows(table, state.load, width)
     if state.proxy:
-        _proxy_rows(table, state.proxy, alone=state.load is None)
-    engine = state.engine
-    if engine:
-        lag = f", lag {duration(engine.lag_ns)}" if engine.lag_ns > 1_000_000 else ""
-        table.add_row(
-            "engine", f"{engine.running:,} running, {engine.waiting:,} waiting, KV {engine.kv_usage:.1%}{lag}"
-        )
+        _proxy_rows(table, state.proxy, width, alone=state.load is None)
+    if state.engine:
+        _engine_rows(table, state.engine, width)
     if state.sampling:
         missed = state.sampling.missed
         table.add_row(
@@ -132,18 +132,28 @@ def _counts(state: LiveState, width: int) -> Table:
     return table
 
 
+def _engine_rows(table: Table, engine: Engine, width: int) -> None:
+    running, waiting = ("running", "waiting") if width >= _WIDE else ("run", "wait")
+    table.add_row("engine", f"{engine.running:,} {running}, {engine.waiting:,} {waiting}, KV {engine.kv_usage:.1%}")
+    if engine.lag_ns > ENGINE_LAG_NS:
+        table.add_row("", Text(f"{duration(engine.lag_ns)} behind its model", style="red"))
+
+
 def _load_rows(table: Table, load: Load, width: int) -> None:
     table.add_row("requests", f"{load.requests_done:,} done, {load.requests_in_flight:,} in flight")
     if load.requests_failed or load.requests_rejected:
         table.add_row("", Text(f"{load.requests_failed:,} failed, {load.requests_rejected:,} rejected", style="red"))
     mean = load.tokens_out * 1e9 / load.elapsed_ns if load.elapsed_ns else None
-    wide = f", {load.tokens_out:,} in all" if width >= 100 else ""
+    wide = f", {load.tokens_out:,} in all" if width >= _WIDE else ""
     table.add_row("tokens/s", f"{count(load.tokens_per_s)} now, {count(mean)} mean{wide}")
 
 
-def _proxy_rows(table: Table, proxy: Proxy, *, alone: bool) -> None:
-    queued = f", {proxy.queued:,} queued" if proxy.queued else ""
-    table.add_row("proxy", f"{proxy.done:,} done, {proxy.in_flight:,} in flight{queued}")
+def _proxy_rows(table: Table, proxy: Proxy, width: int, *, alone: bool) -> None:
+    queued = f"{proxy.queued:,} queued" if proxy.queued else ""
+    beside = f", {queued}" if queued and width >= _WIDE else ""
+    table.add_row("proxy", f"{proxy.done:,} done, {proxy.in_flight:,} in flight{beside}")
+    if queued and not beside:
+        table.add_row("", queued)
     trouble = [
         f"{n:,} {one if n == 1 else more}"
         for n, one, more in (
@@ -247,6 +257,8 @@ def plain(state: LiveState) -> str:
         ]
     words += [f"{d.name} {watts(d.watts)}" for d in state.devices if not d.inside]
     words += [f"{name} {energy(joules)}" for name, joules in sorted(state.joules.items())]
+    if words:
+        words[-1] = words[-1].removesuffix(",")
     if state.note:
         words.append(f"({state.note})")
     return " ".join(words) if words else "nothing to show yet"

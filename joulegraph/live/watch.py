@@ -63,6 +63,10 @@ class Watch:
             )
         return cls(pages, title=title or f"joulegraph {run_dir.name}")
 
+    def alive(self) -> bool:
+        """Whether any part still runs."""
+        return any(reader.alive() for readers in self.pages.values() for reader in readers)
+
     def read(self, now_ns: int, joules: Mapping[str, float | None] | None = None, note: str | None = None) -> LiveState:
         """One refresh. joules: per class so far, from whoever attributes while the run goes on."""
         return LiveState(

@@ -18,6 +18,7 @@ from rich.table import Table
 from joulegraph.live.render import digits3, duration
 from joulegraph.report.facts import Facts, Request, Workflow
 
+_ODD = {"failed": "fail-\ned", "rejected": "re-\njected"}
 QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
@@ -130,7 +131,7 @@ def class_table(rows: Sequence[ClassRow], title: str | None = None) -> Table:
     table = Table(
         title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=0, show_edge=False
     )
-    table.add_column("class", no_wrap=True)
+    table.add_column("class", overflow="fold")  # where room is short, names break and figures do not
     for head in headings(rows):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
@@ -140,14 +141,14 @@ def class_table(rows: Sequence[ClassRow], title: str | None = None) -> Table:
 
 def headings(rows: Sequence[ClassRow]) -> list[str]:
     """Column heads after the class; failures and rejections only where there are some."""
-    odd = [name for name in ("failed", "rejected") if any(getattr(row, name) for row in rows)]
-    tail = ["makespan\np50", "\np95", "TTFT\np50", "\np95", "J per\nworkflow", "J per\ntoken", "idle\nshare"]
+    odd = [head for name, head in _ODD.items() if any(getattr(row, name) for row in rows)]
+    tail = ["make-\nspan\np50", "p95", "TTFT\np50", "p95", "J per\nwork-\nflow", "J per\ntoken", "idle\nshare"]
     return ["work-\nflows", *odd, "re-\nquests", *tail]
 
 
 def cells(row: ClassRow, rows: Sequence[ClassRow]) -> list[str]:
     """One table row as text, in the order of class and headings."""
-    odd = [f"{getattr(row, name):,}" for name in ("failed", "rejected") if name in headings(rows)]
+    odd = [f"{getattr(row, name):,}" for name, head in _ODD.items() if head in headings(rows)]
     return [
         row.name,
         f"{row.workflows:,}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import orjson
@@ -16,7 +18,7 @@ from rich.console import Console
 from joulegraph.commands import top
 from joulegraph.live import LiveState, LiveView, Watch
 from joulegraph.live.render import duration, energy, plain, render, spark, watts
-from joulegraph.live.state import Device, Load, Proxy, Quantiles
+from joulegraph.live.state import Device, Engine, Load, Proxy, Quantiles
 from joulegraph.live.watch import device_name
 from traces.errors import UserError
 from traces.status import StatusPage, StatusReader, histogram_names
@@ -124,7 +126,11 @@ def full_state() -> LiveState:
     q = Quantiles(40_000_000, 180_000_000, 250_000_000)
     load = Load(115, 60, 40, 1, 130, 110, 2, 3, 12_345, 31 * S, False, q, q, q, q, 431.4)
     device = Device("gpu0", "sim.gpu0.energy", 312.4, 9_512.0, (100.0, 200.0, 312.4), simulated=True)
-    return LiveState("joulegraph demo", load, None, None, None, (device,), {"agentic": 900.0, "chat": None}, "draining")
+    proxy = Proxy(130, 12, 3, 110, 2, 0, 12_345, 0, 0)
+    engine = Engine(running=9, waiting=3, kv_usage=0.012, lag_ns=40_000_000)
+    return LiveState(
+        "joulegraph demo", load, proxy, engine, None, (device,), {"agentic": 900.0, "chat": None}, "draining"
+    )
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
@@ -139,6 +145,13 @@ def test_a_full_view_shows_every_figure_with_its_unit(width: int) -> None:
         "110 done",
         "431 now",
         "2 failed, 3 rejected",
+        "requests",
+        "tokens/s",
+        "3 queued",
+        "2 errors",
+        "engine",
+        "KV 1.2%",
+        "40.0 ms behind its model",
     ):
         assert words in text
     for words in (
@@ -278,6 +291,27 @@ def test_top_knows_when_a_run_is_over(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"state": "running"}')
     page.set("finished", 1)
     assert top.over(tmp_path, watch)
+
+
+def test_top_tells_a_dead_run_from_a_quiet_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text('{"state": "running"}')
+    code = f"from traces.status import StatusPage; from pathlib import Path; import os, signal\n" \
+        f"p = StatusPage(['t_start_ns', 'finished', 'workflows_done'], Path({str(tmp_path / 'status.loadgen')!r}))\n" \
+        "print(flush=True); signal.pause()"  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        watch = Watch.of_run(tmp_path)
+        assert watch.alive()
+        assert not top.over(tmp_path, watch)
+        writer.kill()
+    assert not watch.alive()
+    assert top.over(tmp_path, watch)
+    assert top.run(arguments(str(tmp_path))) == 0
+    assert "joulegraph finish" in capsys.readouterr().out
+    (tmp_path / "run.json").write_text('{"state": "complete"}')
+    assert top.run(arguments("--once", str(tmp_path))) == 0
+    assert "(this run is over: complete)" in capsys.readouterr().out
 
 
 def test_top_says_what_is_missing(tmp_path: Path) -> None:
