@@ -83,7 +83,7 @@ def lines(summary: dict[str, Any]) -> list[str]:
         )
     if summary.get("rejected"):
         out.append(
-            f"{counted(summary['rejected'], 'request')} rejected by the engine's rules (for instance its context length)"
+            f"{counted(summary['rejected'], 'request')} rejected by the engine's rules, such as its context length"
         )
     if summary.get("errors"):
         out.append(f"{counted(summary['errors'], 'request')} failed")
