@@ -193,8 +193,9 @@ async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
     control = Control(run, workers.pages(), workers.alive, workers.set_limit)
     server = await serve_control(control, "127.0.0.1", plan.control_port)
     try:
-        plan.say({"listen": f"{plan.host}:{workers.port}", "control": f"127.0.0.1:{server.port}", "run": str(run.path)})
-        with _view(run) as view:
+        listen = f"{plan.host}:{workers.port}"
+        plan.say({"listen": listen, "control": f"127.0.0.1:{server.port}", "run": str(run.path)})
+        with _view(run, f"joulegraph proxy on {listen}") as view:
             while not leave.is_set():
                 try:
                     async with asyncio.timeout(WATCH_S):
@@ -211,9 +212,9 @@ async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
         await server.close()
 
 
-def _view(run: RunDir) -> LiveView:
+def _view(run: RunDir, title: str) -> LiveView:
     """The live view on a terminal; nothing elsewhere, where a server's log should hold only what happened to it."""
-    view = LiveView(Watch.of_run(run.path, title="joulegraph proxy"))
+    view = LiveView(Watch.of_run(run.path, title=title))
     view.quiet = not view.fancy
     return view
 

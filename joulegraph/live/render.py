@@ -78,7 +78,8 @@ def render(state: LiveState, width: int = 110) -> RenderableType:
     body = Table.grid(expand=True, padding=(0, 2))
     body.add_column(ratio=1)
     body.add_column()
-    body.add_row(_counts(state, width), _latency(state))
+    latency = _latency(state)
+    body.add_row(_counts(state, width), *([latency] if latency else []))
     parts.append(body)
     power = _power(state, width)
     if power is not None:
@@ -124,7 +125,9 @@ def _counts(state: LiveState, width: int) -> Table:
         _proxy_rows(table, state.proxy, width, alone=state.load is None)
     if state.engine:
         _engine_rows(table, state.engine, width)
-    if state.sampling:
+    if state.sampling and not state.sampling.sensors:
+        table.add_row("power", Text("no sensor here", style="yellow"))
+    elif state.sampling:
         missed = state.sampling.missed
         table.add_row(
             "sampler", Text(f"{state.sampling.ticks:,} ticks, {missed:,} missed", style="red" if missed else "")
@@ -169,10 +172,12 @@ def _proxy_rows(table: Table, proxy: Proxy, width: int, *, alone: bool) -> None:
         table.add_row("tokens/s", f"{count(proxy.tokens_per_s)} now, {proxy.tokens_out:,} in all")
 
 
-def _latency(state: LiveState) -> Table:
+def _latency(state: LiveState) -> Table | None:
     """Right column: quantiles, from the load generator where it runs, else from the proxy."""
     rows = _quantile_rows(state)
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim", show_header=bool(rows))
+    if not rows:
+        return None
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     for name in ("", "p50", "p95", "p99"):
         table.add_column(name, justify="left" if not name else "right", style="dim" if not name else "", no_wrap=True)
     for name, q in rows:

@@ -108,6 +108,7 @@ class Device:
 class Sampling:
     """The sampler's own figures."""
 
+    sensors: int
     ticks: int
     missed: int
     cpu_ns: int

@@ -47,6 +47,8 @@ class Watch:
     def __init__(self, pages: Mapping[str, Sequence[StatusReader]], *, title: str = "joulegraph") -> None:
         self.pages = {part: list(readers) for part, readers in pages.items()}
         self.title = title
+        self._run_dir: Path | None = None
+        self._known: set[Path] = set()
         self._tokens: dict[str, _Trail] = {}
         self._watts: dict[str, _Trail] = {}
         self._first_uj: dict[str, int] = {}
@@ -56,12 +58,26 @@ class Watch:
     @classmethod
     def of_run(cls, run_dir: Path, *, title: str | None = None) -> Watch:
         """The pages of a run directory (status.<part> or status.<part>.<worker>). UserError when there is none yet."""
-        pages = {part: _readers(run_dir, part) for part in PARTS}
-        if not any(pages.values()):
+        watch = cls({}, title=title or f"joulegraph {run_dir.name}")
+        watch._run_dir = run_dir
+        watch.look()
+        if not watch.pages:
             raise UserError(
                 f"{run_dir}: no status page of a running part there; give the directory of a run in progress"
             )
-        return cls(pages, title=title or f"joulegraph {run_dir.name}")
+        return watch
+
+    def look(self) -> None:
+        """Take up pages of parts that have started since."""
+        for part, path in _page_files(self._run_dir) if self._run_dir else ():
+            if path in self._known:
+                continue
+            try:
+                reader = StatusReader(path)
+            except UserError:
+                continue  # its writer is just making it
+            self._known.add(path)
+            self.pages.setdefault(part, []).append(reader)
 
     def alive(self) -> bool:
         """Whether any part still runs."""
@@ -69,6 +85,7 @@ class Watch:
 
     def read(self, now_ns: int, joules: Mapping[str, float | None] | None = None, note: str | None = None) -> LiveState:
         """One refresh. joules: per class so far, from whoever attributes while the run goes on."""
+        self.look()
         return LiveState(
             title=self.title,
             load=self._load(now_ns),
@@ -154,7 +171,8 @@ class Watch:
     def _sampling(self) -> Sampling | None:
         if not self.pages.get("sampler"):
             return None
-        return Sampling(*(self._sum("sampler", name) for name in ("ticks", "missed", "cpu_ns")))
+        sensors = sum(n.endswith(".value") for reader in self.pages["sampler"] for n in reader.names)
+        return Sampling(sensors, *(self._sum("sampler", name) for name in ("ticks", "missed", "cpu_ns")))
 
     def _classes(self) -> dict[str, float | None]:
         """<class>.uj slots of the status page that continuous attribution keeps."""
@@ -220,6 +238,7 @@ def _within(device: Device, gpus: set[str]) -> Device:
     )
 
 
-def _readers(run_dir: Path, part: str) -> list[StatusReader]:
-    paths = sorted({*run_dir.glob(f"status.{part}"), *run_dir.glob(f"status.{part}.*")})
-    return [StatusReader(path) for path in paths if path.is_file()]
+def _page_files(run_dir: Path) -> list[tuple[str, Path]]:
+    """(part, file) of every page there, workers in order."""
+    found = ((part, {*run_dir.glob(f"status.{part}"), *run_dir.glob(f"status.{part}.*")}) for part in PARTS)
+    return [(part, path) for part, paths in found for path in sorted(paths) if path.is_file()]

@@ -314,6 +314,21 @@ def test_top_tells_a_dead_run_from_a_quiet_one(tmp_path: Path, capsys: pytest.Ca
     assert "(this run is over: complete)" in capsys.readouterr().out
 
 
+def test_parts_that_start_later_are_seen(tmp_path: Path) -> None:
+    sampler = StatusPage(["ticks", "missed", "cpu_ns"], tmp_path / "status.sampler")
+    (tmp_path / "status.loadgen").write_bytes(b"")
+    watch = Watch.of_run(tmp_path)
+    state = watch.read(0)
+    assert state.load is None
+    assert "no sensor here" in text_of(state, 80)
+    (tmp_path / "status.loadgen").unlink()
+    load = StatusPage(LOADGEN, tmp_path / "status.loadgen")
+    load.set("workflows_started", 3)
+    state = watch.read(1)
+    assert state.load and state.load.workflows_started == 3
+    assert sampler.buffer and len(watch.pages["loadgen"]) == 1
+
+
 def test_top_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no status page"):
         top.run(arguments(str(tmp_path)))
