@@ -251,13 +251,18 @@ def _joined(requests: RequestTable, dispatch: RequestTable) -> RequestTable:
 
 
 def _fill(mine: Labels, theirs: Labels, match: Ints, alone: Ints) -> Labels:
-    """The generator's label where it has the row, else the proxy's; then the rows only the generator has."""
+    """The generator's label where it has the row, else the proxy's; then the rows only the generator has. Names that no
+    row has any more are left out."""
     names = list(dict.fromkeys([*mine.names, *theirs.names]))
     index = {n: i for i, n in enumerate(names)}
     own = np.array([*(index[n] for n in mine.names), -1], np.int32)[mine.codes]
     other = np.array([*(index[n] for n in theirs.names), -1], np.int32)[theirs.codes]
     joined = np.where(match >= 0, other[match], -1)
-    return Labels(np.concatenate([np.where(joined >= 0, joined, own), other[alone]]).astype(np.int32), names)
+    codes = np.concatenate([np.where(joined >= 0, joined, own), other[alone]]).astype(np.int32)
+    used = np.unique(codes[codes >= 0])
+    compact = np.full(len(names) + 1, -1, np.int32)
+    compact[used] = np.arange(len(used))
+    return Labels(compact[codes], [names[i] for i in used])
 
 
 def load_steps(run: RunDir, notes: list[str]) -> StepTable | None:

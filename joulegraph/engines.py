@@ -28,6 +28,7 @@ def embedded_options(
     power_cap_w: int | None = None,
     prefix_caching: bool = True,
     seed: int = 0,
+    replicas: int = 1,
     real_time: bool = True,
 ) -> EngineOptions:
     """Options of an embedded engine; None leaves its default. UserError for an unknown profile."""
@@ -38,7 +39,12 @@ def embedded_options(
         "power_cap_w": power_cap_w,
     }
     limits = replace(
-        Limits(enable_prefix_caching=prefix_caching, seed=seed, served_model_name=load_profile(profile).name),
+        Limits(
+            enable_prefix_caching=prefix_caching,
+            seed=seed,
+            served_model_name=load_profile(profile).name,
+            replicas=replicas,
+        ),
         **{name: value for name, value in asked.items() if value is not None},
     )
     return EngineOptions(profile=profile, limits=limits, tick_ns=REAL_TICK_NS if real_time else VIRTUAL_TICK_NS)

@@ -80,11 +80,34 @@ def _parrot(args: argparse.Namespace) -> Target:
     if not args.target:
         if args.real_time or args.shards > 1:
             raise UserError("--api parrot: with --embedded it runs in virtual time; leave out --real-time and --shards")
-        return Target("127.0.0.1", 0, model=args.model or "default", api="parrot", prompts="words")
+        model = args.model or "default"
+        return Target("127.0.0.1", 0, model=model, api="parrot", prompts="words", criteria=args.criteria)
     host, port, base, secure = split_url(args.target)
     tls = Tls(ca_file=args.ca_file) if secure else None
     words = args.prompts == "words"
-    return Target(host, port, model=args.model or "parrot", api="parrot", base=base, exact=words, ssl=tls)
+    model = args.model or "parrot"
+    return Target(
+        host, port, model=model, api="parrot", base=base, exact=words, ssl=tls, criteria=args.criteria
+    )  # fmt: skip
+
+
+def serving_of(args: argparse.Namespace) -> Any:
+    """How the embedded Parrot serves, or None where there is none. UserError for flags it does not have."""
+    if not args.embedded or args.api != "parrot":
+        return None
+    from engines.parrot.scheduler import Scheduling
+    from engines.parrot.state import ServeOptions
+
+    known = ("app_fifo", "graph_group", "ctx_group", "ctx_aware")
+    flags = [flag for flag in args.scheduling.split(",") if flag]
+    for flag in flags:
+        if flag not in known:
+            raise UserError(f"--scheduling {flag}: unknown; choose of {', '.join(known)}")
+    if args.tasks_capacity < 1 or args.chunk_ms < 0 or args.engines < 1:
+        raise UserError("--tasks-capacity, --engines: at least 1; --chunk-ms: at least 0")
+    rules = Scheduling(**dict.fromkeys(flags, True))
+    chunk_ns = round(args.chunk_ms * 1e6)
+    return ServeOptions(rules, tasks_capacity=args.tasks_capacity, chunk_ns=chunk_ns)
 
 
 @contextmanager
@@ -123,6 +146,7 @@ def engine_of(args: argparse.Namespace) -> Any:
         power_cap_w=args.power_cap,
         prefix_caching=not args.no_prefix_caching,
         seed=args.seed,
+        replicas=args.engines if args.api == "parrot" else 1,
         real_time=args.real_time,
     )
 
@@ -141,7 +165,7 @@ def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> No
         from joulegraph.virtualtime import VirtualRun, run_in_virtual_time
 
         with Progress(run.path.name, quiet=args.json) as progress:
-            plan = VirtualRun(job, engine, through_proxy=args.proxy, each=progress.show)
+            plan = VirtualRun(job, engine, through_proxy=args.proxy, parrot=serving_of(args), each=progress.show)
             run_in_virtual_time(run, plan)
         return
     from joulegraph.realtime import RealRun, run_real

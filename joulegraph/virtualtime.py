@@ -18,6 +18,7 @@ from energy.simulated import simulated_sources
 from energy.source import Source
 from engines.embedded.server import EngineOptions, status_names
 from engines.embedded.server import start as start_engine
+from engines.parrot.state import ServeOptions
 from joulegraph.engines import model_of
 from joulegraph.host import describe, versions
 from joulegraph.load import LoadJob, play
@@ -45,6 +46,8 @@ class VirtualRun:
     job: LoadJob
     engine: EngineOptions
     through_proxy: bool = False
+    parrot: ServeOptions | None = None
+    """of the embedded Parrot above the engine, where the job's target speaks to one (default: its own)"""
     max_concurrency: int | None = None
     """of the proxy, as in RealRun"""
     idle_s: float = 10.0
@@ -147,7 +150,8 @@ class _Session:
         from engines.parrot.server import ParrotOptions
         from engines.parrot.server import start as start_parrot
 
-        return await start_parrot(ParrotOptions(options), **seams)
+        above = ParrotOptions(options, self.plan.parrot or ParrotOptions().serve)
+        return await start_parrot(above, calls=self.writer("bridge", "embedded"), **seams)
 
     def _sampler(self, sources: list[Source]) -> Sampler:
         return Sampler(

@@ -19,7 +19,7 @@ from engines.http1 import Connection, Pool
 from engines.parrot.protocol import CALL, SESSION, SESSION_AUTH, VAR, parse_json
 from loadgen.arrivals import arrival_ns
 from loadgen.client import Row, base_row, wire_id
-from loadgen.parrot_plan import CriteriaRule, PlannedCall, Prefixes, plan_calls
+from loadgen.parrot_plan import PlannedCall, Prefixes, plan_calls
 from loadgen.prompts import Words
 from loadgen.replay import ReplayOptions, unsent
 from loadgen.tally import ReplayTotals, Tally
@@ -44,7 +44,6 @@ async def replay_parrot(
     status: StatusPage | None = None,
     stop: asyncio.Event | None = None,
     options: ReplayOptions | None = None,
-    rule: CriteriaRule = "pattern",
 ) -> ReplayTotals:
     """As loadgen.replay.replay, onto a Parrot's public API. Rows: due_ns is when the trace (and what came before) let
     the node run; t_sent_ns the later of that and its submission; t_end_ns when its value was read."""
@@ -53,7 +52,7 @@ async def replay_parrot(
         raise UserError("closed loop: not available for --api parrot; replay it open loop")
     tls = None if target.ssl is None else target.ssl.context()
     pool = Pool(target.host, target.port, connect=connect, now_ns=now_ns, ssl=tls)
-    shell = _Shell(target, pool, now_ns, sleep_until, write, Tally(status, now_ns()), options, rule)
+    shell = _Shell(target, pool, now_ns, sleep_until, write, Tally(status, now_ns()), options)
     try:
         await shell.run(iter(workflows), t0_ns, stop or asyncio.Event())
     finally:
@@ -158,11 +157,10 @@ class _Shell:
         write: Callable[[Row], None],
         tally: Tally,
         options: ReplayOptions,
-        rule: CriteriaRule,
     ) -> None:
         self.tally, self.stopped = tally, False
         self._target, self._pool, self._now_ns, self._sleep_until = target, pool, now_ns, sleep_until
-        self._write, self._options, self._rule = write, options, rule
+        self._write, self._options = write, options
         self._words = Words(options.salt, block_size=options.manifest.block_size)
         self._prefixes = Prefixes()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -208,7 +206,7 @@ class _Shell:
             if self.stopped:
                 return
             self.tally.woke(self._now_ns() - due)
-            calls = plan_calls(workflow, self._options.manifest, self._words, self._prefixes, self._rule)
+            calls = plan_calls(workflow, self._options.manifest, self._words, self._prefixes, self._target.criteria)
             self._spawn(self._play(_Run(workflow, t0_ns, calls)))
 
     async def _watch_stop(self, stop: asyncio.Event) -> None:

@@ -52,6 +52,8 @@ class Target:
     force_model: bool = True
     api: Literal["completions", "chat", "responses", "messages", "parrot"] | None = None
     """dialect for every request; None: the node's own"""
+    criteria: Literal["pattern", "latency", "throughput"] = "pattern"
+    """api parrot: how calls are activated (loadgen.parrot_plan.CriteriaRule)"""
     base: str = ""
     """path before /v1"""
     exact: bool = True

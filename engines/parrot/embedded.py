@@ -1,8 +1,8 @@
-"""A serve layer that speaks Parrot, over the embedded engine: sessions, lazy activation, criteria, placement.
+"""A serve layer that speaks Parrot, over the embedded engine: sessions, lazy activation, criteria.
 
-Lives here: the state of sessions, variables and calls, and the way of a ready task to a replica of the engine and of
-its tokens back into a variable. Each replica is one Parrot engine. How it differs from the real serve layer is listed
-in docs/parrot.md. May not know: HTTP (server), bodies' syntax (protocol), what is placed where (scheduler).
+Lives here: the rules of sessions, variables and calls: what is valid, what is active. How it differs from the real
+serve layer is listed in docs/parrot.md. May not know: HTTP (server), bodies' syntax (protocol), what runs when
+(runner).
 """
 
 from __future__ import annotations
@@ -11,123 +11,33 @@ import asyncio
 import random
 import uuid
 from collections import deque
-from dataclasses import dataclass, field
 from typing import cast
 
 from engines.embedded.shell import Engine
 from engines.embedded.tokenizer import Tokenizer
-from engines.embedded.types import EngineRequest, FinishReason, RequestStats
-from engines.parrot.protocol import CRITERIA, Call, Criteria, Fault, Parameter
-from engines.parrot.scheduler import Scheduling, Seat, Task, place
-from traces.errors import UserError
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """How the serve layer behaves; the defaults are those of Parrot's sample configuration."""
-
-    scheduling: Scheduling = field(default_factory=Scheduling)
-    model_type: str = "token_id"
-    """of all its engines; calls of the other type are never placed, and so never answered"""
-    tasks_capacity: int = 256
-    tokens_capacity: int = 99_999_999_999_999_999
-    session_life_ns: int = 9_999_999 * 1_000_000_000
-    prefix_timeout_ns: int = 60_000_000_000
-    """how long a constant prefix counts as held by an engine after its last use"""
-    chunk_ns: int = 0
-    """serve-layer time per piece of a prompt before its generation starts (the real one: about 5 ms)"""
-
-
-class Variable:
-    """One semantic variable."""
-
-    __slots__ = ("content", "name", "producer", "readers", "var_id", "waiting")
-
-    def __init__(self, var_id: str, name: str) -> None:
-        self.var_id, self.name = var_id, name
-        self.content: str | None = None
-        self.producer: Running | None = None
-        self.readers: list[Running] = []
-        """calls that need it"""
-        self.waiting: list[asyncio.Future[str]] = []
-
-    def fill(self, content: str) -> None:
-        """It has its value: everybody who waits gets it."""
-        self.content = content
-        for future in self.waiting:
-            if not future.done():
-                future.set_result(content)
-        self.waiting.clear()
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """One registered session."""
-
-    session_id: int
-    space: uuid.UUID
-    seen_ns: int
-    requests: int = 0
-    names: int = 0
-    variables: dict[str, Variable] = field(default_factory=dict)
-    bad: bool = False
-    """an execution failed: no longer valid"""
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    """One accepted call, from submission to its value."""
-
-    session: Session
-    call: Call
-    wire_id: str
-    inputs: dict[str, Variable]
-    output: Variable | None
-    depth: int
-    criteria: Criteria | None = None
-    queued: bool = False
-    consumers: set[str] = field(default_factory=set)
-
-    @property
-    def ready(self) -> bool:
-        """Active, and every input has its value."""
-        return self.criteria is not None and all(v.content is not None for v in self.inputs.values())
-
-
-class _Sink:
-    """Where one task's tokens end."""
-
-    def __init__(self, core: ServeCore, running: Running, task: Task, seat: int) -> None:
-        self._core, self._running, self._task, self._seat = core, running, task, seat
-
-    def push(self, token: int) -> None:
-        """Nothing streams out of a Parrot."""
-
-    def finish(self, out: list[int], stats: RequestStats, reason: FinishReason) -> None:
-        """The output is whole."""
-        self._core.ended(self._running, self._task, self._seat, list(out[: stats.output_tokens]))
+from engines.parrot.protocol import CRITERIA, Call, Criteria, Fault
+from engines.parrot.runner import Runner, Write
+from engines.parrot.state import Running, ServeOptions, Session, Variable
 
 
 class ServeCore:
     """All sessions and the queue. Methods return values or a Fault; nothing blocks."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, model: str, options: ServeOptions) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        model: str,
+        options: ServeOptions,
+        write: Write = lambda record: None,
+    ) -> None:
         self.engine, self.options = engine, options
-        self._tokenizer = tokenizer
+        self.runner = Runner(engine, tokenizer, model, options, self._ended, write)
         # ids follow from the clock: the same in every virtual run, new in every real one
         self._random = random.Random(f"parrot/{engine.limits.seed}/{engine.now_ns()}")
         self._sessions: dict[int, Session] = {}
         self._freed: deque[int] = deque()
         self._next_session = 0
-        self._order = 0
-        self._queue: dict[int, tuple[Task, Running, list[int]]] = {}
-        self._held: list[dict[int, Task]] = [{} for _ in engine.replicas]
-        self._contexts: list[dict[str, int]] = [{} for _ in engine.replicas]
-        """per engine: first context -> last instant of use"""
-        self._model = model
-        self._starting: set[asyncio.Task[None]] = set()
-        self.peak: list[int] = [0 for _ in engine.replicas]
-        """most tasks each engine has held"""
 
     # ------------------------------------------------------------------ sessions
 
@@ -243,113 +153,24 @@ class ServeCore:
                 woken.append(at)
                 waiting += [v.producer for v in at.inputs.values() if v.producer is not None]
         for at in reversed(woken):
-            self._enqueue(at)
-        self._schedule()
+            self.runner.enqueue(at)
+        self.runner.schedule()
 
     # ------------------------------------------------------------------ running
 
     def _wake(self, variable: Variable) -> None:
         """A value came: calls that waited for it may be ready."""
         for running in variable.readers:
-            self._enqueue(running)
+            self.runner.enqueue(running)
         variable.readers.clear()
-        self._schedule()
+        self.runner.schedule()
 
-    def _enqueue(self, running: Running) -> None:
-        """Queue a call once it is active and has all its inputs."""
-        if running.queued or not running.ready:
-            return
-        session, rules = running.session, self.options.scheduling
-        running.queued = True
-        prompt = self._prompt(running)
-        if len(self._queue) >= rules.max_queue_size:
-            session.bad = True  # and who waits, waits on: so does the real one
-            return
-        call = running.call
-        self._order += 1
-        task = Task(
-            order=self._order, tokens=len(prompt) + call.max_gen_length, criteria=running.criteria or "throughput",
-            depth=running.depth, consumers=frozenset(running.consumers), context=_first_context(running),
-            model_type=call.model_type, models=call.models,
-        )  # fmt: skip
-        self._queue[task.order] = (task, running, prompt)
-
-    def _prompt(self, running: Running) -> list[int]:
-        """Token ids of everything before the output, piece by piece."""
-        tokens: list[int] = []
-        for part in running.call.parts:
-            if isinstance(part, Parameter):
-                if part.is_output:
-                    break
-                tokens += self._tokenizer.encode(running.inputs[part.name].content or "")
-            else:
-                tokens += self._tokenizer.encode(part)
-        return tokens
-
-    def _schedule(self) -> None:
-        """Start whatever may start."""
-        if not self._queue:
-            return
-        now = self.engine.now_ns()
-        seats = [
-            Seat(
-                self._model, self.options.model_type, self.options.tasks_capacity, self.options.tokens_capacity,
-                tuple(held.values()), frozenset(self._contexts_of(i, now)),
-            )
-            for i, held in enumerate(self._held)
-        ]  # fmt: skip
-        for task, seat in place([t for t, _, _ in self._queue.values()], seats, self.options.scheduling):
-            _, running, prompt = self._queue.pop(task.order)
-            held = self._held[seat]
-            held[task.order] = task
-            self.peak[seat] = max(self.peak[seat], len(held))
-            if self.options.chunk_ns:
-                starting = asyncio.get_running_loop().create_task(self._start_later(running, task, seat, prompt))
-                self._starting.add(starting)
-                starting.add_done_callback(self._starting.discard)
-            else:
-                self._start(running, task, seat, prompt)
-
-    def _contexts_of(self, seat: int, now_ns: int) -> list[str]:
-        table, oldest = self._contexts[seat], now_ns - self.options.prefix_timeout_ns
-        for context in [c for c, used_ns in table.items() if used_ns < oldest]:
-            del table[context]
-        return [*table, *(t.context for t in self._held[seat].values())]
-
-    async def _start_later(self, running: Running, task: Task, seat: int, prompt: list[int]) -> None:
-        pieces = 1 + next((i for i, p in enumerate(running.call.parts) if isinstance(p, Parameter) and p.is_output), 0)
-        await self.engine.sleep_until(self.engine.now_ns() + pieces * self.options.chunk_ns)
-        self._start(running, task, seat, prompt)
-
-    def _start(self, running: Running, task: Task, seat: int, prompt: list[int]) -> None:
-        call = running.call
-        request = EngineRequest(running.wire_id, prompt, call.max_gen_length, ignore_eos=call.ignore_eos)
-        sink = _Sink(self, running, task, seat)
-        try:
-            self.engine.submit(request, running.wire_id, sink, streams=False, replica=seat)
-        except UserError:  # longer than the engine can hold: the session is not valid any more, its waiters hang
-            running.session.bad = True
-            del self._held[seat][task.order]
-            self._schedule()
-
-    def ended(self, running: Running, task: Task, seat: int, out: list[int]) -> None:
-        """A task's output is whole: its variable has its value, its place is free."""
-        del self._held[seat][task.order]
-        if running.call.cache_prefix and task.context.startswith("const:"):
-            self._contexts[seat][task.context] = self.engine.now_ns()
+    def _ended(self, running: Running, text: str) -> None:
+        """A call has its output: so has its variable, and who waits for it."""
         assert running.output is not None
-        running.output.fill(self._tokenizer.decode(out))
+        running.output.fill(text)
         self._wake(running.output)
 
     def close(self) -> None:
         """Nothing starts any more."""
-        for task in self._starting:
-            task.cancel()
-
-
-def _first_context(running: Running) -> str:
-    """Key of the prompt's first piece: constant text is shared by all sessions, a variable by its id."""
-    first = running.call.parts[0]
-    if isinstance(first, Parameter):
-        return f"var:{running.inputs[first.name].var_id}"
-    return f"const:{first}" if running.call.cache_prefix else f"own:{running.wire_id}"
+        self.runner.close()

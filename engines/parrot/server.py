@@ -17,8 +17,9 @@ from engines.embedded.profiles import load_profile
 from engines.embedded.server import BODY_LIMIT, KEEP_ALIVE_S, EngineOptions, sensors_of
 from engines.embedded.shell import Engine
 from engines.embedded.tokenizer import Tokenizer
-from engines.parrot.embedded import ServeCore, ServeOptions, Session, Variable
+from engines.parrot.embedded import ServeCore
 from engines.parrot.protocol import SESSION_AUTH, Fault, Route, parse_json, read_call, route, session_of
+from engines.parrot.state import ServeOptions, Session, Variable
 from traces.journal import JournalWriter
 from traces.seams import NowNs, Serve, SleepUntil
 from traces.status import StatusPage
@@ -171,8 +172,10 @@ async def start(
     truth: JournalWriter | None = None,
     steps: JournalWriter | None = None,
     status: StatusPage | None = None,
+    calls: JournalWriter | None = None,
 ) -> RunningParrot:
-    """Start engine and serve layer and listen; OSError when the port is taken. Journals as engines.embedded.server."""
+    """Start engine and serve layer and listen; OSError when the port is taken. Journals as engines.embedded.server;
+    calls: a record of every task, as the bridge writes them."""
     profile = load_profile(options.engine.profile)
     engine = Engine(
         profile, options.engine.limits, now_ns=now_ns, sleep_until=sleep_until, truth=truth, steps=steps,
@@ -180,7 +183,8 @@ async def start(
         tick_ns=options.engine.tick_ns,
     )  # fmt: skip
     model = options.engine.limits.served_model_name or profile.name
-    core = ServeCore(engine, Tokenizer(profile.vocab_size, profile.eos_token_id), model, options.serve)
+    tokenizer = Tokenizer(profile.vocab_size, profile.eos_token_id)
+    core = ServeCore(engine, tokenizer, model, options.serve, *([calls.write] if calls is not None else []))
     web_server = web.Server(
         ParrotServer(core).handle, request_factory=_request, handler_cancellation=True, keepalive_timeout=KEEP_ALIVE_S,
         access_log=None,

@@ -14,6 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Flags of joulegraph replay."""
     parser.add_argument("trace", type=Path, metavar="TRACE", help="trace, run directory, or file of a known format")
     _engine_flags(parser.add_argument_group("engine (one of --target, --embedded)").add_argument)
+    _parrot_flags(parser.add_argument_group("Parrot (--api parrot)").add_argument)
     _arrival_flags(parser.add_argument_group("arrivals").add_argument)
     add = parser.add_argument_group("run").add_argument
     add("--dry-run", action="store_true", help="only the schedule: check it and say what would be sent")
@@ -27,7 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="iteration stream of joulegraph engine vllm --steps (level L3)",
     )
-    add("--bridge", type=Path, metavar="FILE", help="--api parrot: journal of joulegraph bridge parrot --record")
     add("--otlp-port", type=int, metavar="PORT", help="take vLLM's OTLP/HTTP spans on this loopback port")
     add("--sm-clock", type=int, metavar="MHZ", help="lock the SM clock of a real GPU for the run, then restore it")
     add("--policy", default="fitted", help="attribution policy (see joulegraph attribute)")
@@ -50,6 +50,15 @@ def _engine_flags(add: Any) -> None:
     add("--max-model-len", type=int, metavar="N", help="embedded engine: context length")
     add("--no-prefix-caching", action="store_true", help="embedded engine: no prefix reuse")
     add("--power-cap", type=int, metavar="W", help="GPU power cap: of the embedded engine, or of this machine's GPUs")
+
+
+def _parrot_flags(add: Any) -> None:
+    add("--bridge", type=Path, metavar="FILE", help="journal of joulegraph bridge parrot --record")
+    add("--criteria", choices=("pattern", "latency", "throughput"), default="pattern", help="activation of calls")
+    add("--scheduling", default="", metavar="FLAG,...", help="embedded: app_fifo, graph_group, ctx_group, ctx_aware")
+    add("--tasks-capacity", type=int, default=256, metavar="N", help="embedded: tasks an engine takes (default 256)")
+    add("--chunk-ms", type=float, default=0.0, metavar="MS", help="embedded: serve-layer time per prompt piece")
+    add("--engines", type=int, default=1, metavar="N", help="embedded: engines under the serve layer (default 1)")
 
 
 def _arrival_flags(add: Any) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from engines.embedded.server import EngineOptions
 from engines.embedded.types import Limits
-from engines.parrot.embedded import ServeOptions
 from engines.parrot.scheduler import Scheduling
 from engines.parrot.server import ParrotOptions, RunningParrot, start
+from engines.parrot.state import ServeOptions
 from joulegraph.virtual import VirtualLoop, run_virtual
 
 from .harness import Answer, Client
@@ -98,7 +98,7 @@ def test_latency_caps_an_engine_at_four(criteria: str, most: int) -> None:
         s = await c.session()
         variables = [await c.submit(s, f"call {i}{{{{o}}}}") for i in range(12)]
         await asyncio.gather(*(c.get(s, v, criteria) for v in variables))
-        return list(c.running.core.peak)
+        return list(c.running.core.runner.peak)
 
     assert with_parrot(work) == [most]
 

@@ -14,7 +14,6 @@ from engines.embedded.server import EngineOptions
 from engines.embedded.types import Limits
 from engines.parrot.server import ParrotOptions, RunningParrot, start
 from joulegraph.virtual import VirtualLoop, run_virtual
-from loadgen.parrot import replay_parrot
 from loadgen.parrot_plan import PlannedCall, Prefixes, plan_calls
 from loadgen.prompts import Words
 from loadgen.replay import ReplayOptions, replay
@@ -116,7 +115,7 @@ def test_prompts_have_the_planned_length_wherever_their_inputs_leave_room(
 
 def played(
     workflows: list[Workflow], work: Callable[[VirtualLoop, RunningParrot, asyncio.Event], Any] | None = None,
-    replicas: int = 1, rule: Any = None, **options: Any,
+    replicas: int = 1, criteria: Any = "pattern", **options: Any,
 ) -> tuple[list[DispatchRecord], ReplayTotals, RunningParrot]:  # fmt: skip
     rows: list[dict[str, Any]] = []
 
@@ -127,13 +126,12 @@ def played(
         )  # fmt: skip
         stop = asyncio.Event()
         beside = asyncio.ensure_future(work(loop, running, stop)) if work is not None else None
-        how: Any = replay if rule is None else replay_parrot
-        more = {} if rule is None else {"rule": rule}
+        target = Target("127.0.0.1", running.port, "m", api="parrot", criteria=criteria)
         try:
-            totals = await how(
-                workflows, Target("127.0.0.1", running.port, "m", api="parrot"), t0_ns=loop.now_ns(),
-                now_ns=loop.now_ns, sleep_until=loop.sleep_until, connect=loop.create_connection, write=rows.append,
-                stop=stop, options=ReplayOptions(manifest=MANIFEST, **options), **more,
+            totals = await replay(
+                workflows, target, t0_ns=loop.now_ns(), now_ns=loop.now_ns, sleep_until=loop.sleep_until,
+                connect=loop.create_connection, write=rows.append, stop=stop,
+                options=ReplayOptions(manifest=MANIFEST, **options),
             )  # fmt: skip
         finally:
             if beside is not None:
@@ -165,8 +163,8 @@ def test_lengths_are_exact_and_every_node_is_timed() -> None:
 
 def test_the_pattern_rule_spares_maps_the_cap_of_four() -> None:
     def took(rule: Any) -> tuple[int, int]:
-        records, _, running = played([map_reduce("m", out=60)], rule=rule)
-        return max(r.t_end_ns for r in records) - min(r.due_ns for r in records), running.core.peak[0]
+        records, _, running = played([map_reduce("m", out=60)], criteria=rule)
+        return max(r.t_end_ns for r in records) - min(r.due_ns for r in records), running.core.runner.peak[0]
 
     (fast, many), (slow, four) = took("pattern"), took("latency")
     assert (many, four) == (12, 4) and fast < 0.6 * slow
