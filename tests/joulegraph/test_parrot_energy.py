@@ -16,7 +16,7 @@ from traces.rundir import RunDir
 def replayed(tmp: Path, name: str, *flags: str) -> tuple[RunDir, dict[str, Any]]:
     trace = tmp / "trace.jsonl"
     if not trace.is_file():
-        made = ["workload", "sequential", "--param", "shape=map-reduce", "--param", "document=6000", "--count", "8"]
+        made = ["workload", "sequential", "--param", "shape=map-reduce", "--param", "document=6000", "--count", "16"]
         assert main([*made, "--rate", "2", "-o", str(trace)]) == 0
     out = tmp / name
     code = main(
