@@ -42,6 +42,15 @@ class Splitter:
         """The next byte begins an event: nothing is kept, and no line feed of a cut CRLF is still to come."""
         return not self._tail and not self._skip_lf and not self._discarding and self._started
 
+    @property
+    def between(self) -> bool:
+        """Nothing of an unfinished event is held, though a byte order mark may still come first."""
+        return not self._tail and not self._skip_lf and not self._discarding
+
+    def skip(self) -> None:
+        """The caller has taken a read of whole events itself (only where `between` holds)."""
+        self._started = True
+
     def split(self, data: bytes) -> list[bytes]:
         """Complete events in this read. CRLF and CR count as LF; blank pieces between events are left out."""
         if not self._started and data:
