@@ -1,29 +1,35 @@
-"""HTTP/1.1 client on the hot path: one raw asyncio.Protocol per connection, httptools for framing, a keep-alive pool.
+"""HTTP/1.1 client on the hot path: one raw asyncio.Protocol per connection, httptools for framing.
 
-Lives here: sending prepared request bytes, reading replies, reuse of connections, backpressure, and the rule that every
-failure after a connection stood is data (`Reply.lost`). Each read is stamped before anything in it is parsed.
+Lives here: sending prepared request bytes, reading replies, backpressure, and the rule that every failure after a
+connection stood is data (`Reply.lost`). Each read is stamped before anything in it is parsed.
 May not know: URLs, JSON, SSE, who asks, or what a retry costs. Retry policy, for callers: once, on a fresh connection
-(`acquire(fresh=True)`), and only where `connection.retryable` is true when `lost` is called.
+(`Pool.acquire(fresh=True)`), and only where `connection.retryable` is true when `lost` is called.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import httptools
 
-from traces.seams import Connect, NowNs
+if TYPE_CHECKING:
+    from engines.pool import Pool
 
 HEAD_LIMIT = 65_536
 """bytes of one reply head; past it the reply is lost"""
-IDLE_NS = 4_000_000_000
-"""vLLM's server closes idle connections at 5 s; ours must go first"""
+_HEAD_END = b"\r\n\r\n"
 
 
-class Unreachable(ConnectionError):
-    """No connection to the engine: one sentence saying where and why."""
+class Head(NamedTuple):
+    """A reply head, parsed."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    """names and values as sent; shared between replies, not to be changed"""
+    keep: bool
+    """the connection may carry another request"""
 
 
 class Reply(Protocol):
@@ -33,7 +39,7 @@ class Reply(Protocol):
     """
 
     def head(self, status: int, headers: list[tuple[bytes, bytes]], now_ns: int) -> None:
-        """Status line and headers (names and values as sent). 1xx other than 101 are swallowed."""
+        """Status line and headers (names and values as sent; read only). 1xx other than 101 are swallowed."""
 
     def body(self, data: bytes, now_ns: int) -> None:
         """De-chunked body bytes of one read; after a 101 the raw tunnel bytes."""
@@ -52,10 +58,23 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._now_ns = pool.now_ns
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
         self._reply: Reply | None = None
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        """httptools puts body pieces straight into the list: no Python frame per chunk"""
+        self._whole = httptools.HttpResponseParser(self)
+        self._known: httptools.HttpResponseParser | None = None
+        """for replies whose head is known by its bytes"""
+        self._parser = self._whole
         self._head_method = False
-        self._parser_spent = False
+        self._paused = False
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._status = 0
+        self._head_bytes = 0
+        self._body_pieces = 0
+        """pieces of this read that belong to the reply, once it is complete"""
+        self._headed = self._complete = self._tunnel = self._framed = self._keep = self._extra = False
+        self._why: str | None = None
         self.reused = False
         """carried a request before this one"""
         self.answered = False
@@ -66,21 +85,6 @@ class Connection(asyncio.Protocol):
         """called with False when the engine stops taking our bytes, True when it takes them again"""
         self.wire: Callable[[bytes, int], None] | None = None
         """called with every read as it came (head, chunk framing and all) before it is parsed"""
-        self._reset()
-
-    def _reset(self) -> None:
-        self.answered = False
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._pieces: list[bytes] = []
-        self._head_bytes = 0
-        self._status = 0
-        self._headed = False
-        self._complete = False
-        self._tunnel = False
-        self._framed = False
-        self._keep = False
-        self._extra = False
-        self._why: str | None = None
 
     # ------------------------------------------------------------------ the caller's side
 
@@ -91,11 +95,11 @@ class Connection(asyncio.Protocol):
 
     def send(self, data: bytes, reply: Reply) -> None:
         """Write a request (head and whatever of the body is there); what comes back goes to `reply`."""
-        self._reset()
-        if self._parser_spent:
-            self._parser, self._parser_spent = httptools.HttpResponseParser(self), False
-        self._head_method = data.startswith(b"HEAD ")
+        self.answered = self._headed = self._complete = self._framed = False
+        self._head_bytes = 0
         self._reply = reply
+        if self._head_method or data.startswith(b"HEAD "):
+            self._begin_odd(data)
         transport = self._transport
         if transport is None or self.closed or transport.is_closing():
             self._reply = None
@@ -103,6 +107,12 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(reply.lost, why, self._now_ns())
             return
         transport.write(data)
+
+    def _begin_odd(self, data: bytes) -> None:
+        """After or before a HEAD, whose reply ends with its head while the parser still waits for a body."""
+        if self._head_method:
+            self._whole = httptools.HttpResponseParser(self)
+        self._head_method = data.startswith(b"HEAD ")
 
     def write(self, data: bytes) -> None:
         """More of the request body (or of a tunnel). Silently nothing once the connection is gone: `lost` says so."""
@@ -112,11 +122,13 @@ class Connection(asyncio.Protocol):
     def pause_reading(self) -> None:
         """Our consumer is slow: stop reading the reply."""
         if self._transport is not None and not self.closed:
+            self._paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
         if self._transport is not None and not self.closed:
+            self._paused = False
             self._transport.resume_reading()
 
     @property
@@ -127,6 +139,16 @@ class Connection(asyncio.Protocol):
     def ready(self) -> None:
         """Mark a fresh connection as fit to wait in the pool."""
         self._complete = self._keep = True
+
+    def rest(self) -> bool:
+        """Let go of the caller; whether the connection is fit to wait for the next one."""
+        self._reply = None
+        self.flow = self.wire = None
+        if not self.clean:
+            return False
+        if self._paused:
+            self.resume_reading()
+        return True
 
     def abort(self) -> None:
         """Drop the connection now (the engine sees the client leave); no further callback."""
@@ -160,59 +182,77 @@ class Connection(asyncio.Protocol):
         now = self._now_ns()
         reply = self._reply
         if reply is None or self._complete:
-            # Bytes that no request asked for: the connection cannot be trusted any more.
-            self._extra = True
-            self._pool.forget(self)
-            if reply is None:
-                self.close()
+            self._surplus(reply)
             return
         self.answered = True
         if self.wire is not None:
             self.wire(data, now)
-        if not self._headed or self._tunnel:
-            self._received(data, now, reply)
+            if self._reply is not reply:  # `wire` aborted
+                return
+        if self._tunnel:
+            reply.body(data, now)
             return
-        # The hot path: one more read of a body.
+        if not self._headed and not self._begin(data, now, reply):
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
             self._trouble(error)
+        self._deliver(reply, now)
+
+    def _deliver(self, reply: Reply, now: int) -> None:
+        """Hand on what a read brought of the body, and the end if it was in it."""
         pieces = self._pieces
+        if self._complete and len(pieces) > self._body_pieces:
+            del pieces[self._body_pieces :]
+            self._extra = True
         if pieces:
-            self._pieces = []
-            reply.body(pieces[0] if len(pieces) == 1 else b"".join(pieces), now)
-        if self._serves(reply) and (self._finished() or self._why is not None):
-            self._over(reply, now)
-
-    def _received(self, data: bytes, now: int, reply: Reply) -> None:
-        """A read that holds (part of) the reply's head, or tunnel bytes."""
-        if self._tunnel:
-            reply.body(data, now)
-            return
-        self._feed(data)
-        if not self._serves(reply):  # `wire` aborted
-            return
-        if self._headed:
-            reply.head(self._status, self._headers, now)
-        if self._pieces and self._serves(reply):
-            body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-            self._pieces = []
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
             reply.body(body, now)
-        if self._serves(reply):  # else the callback aborted
-            self._over(reply, now)
+        if (self._complete or self._why is not None) and self._reply is reply:  # else the callback aborted
+            if self._why is not None:
+                self._lose(self._why)
+            else:
+                reply.done(now)
 
-    def _over(self, reply: Reply, now: int) -> None:
-        """End the reply if this read ended it."""
-        if self._why is not None:
-            self._lose(self._why)
-        elif self._finished():
-            reply.done(now)
+    def _begin(self, data: bytes, now: int, reply: Reply) -> bool:
+        """A read that holds (part of) the reply's head. True: the head is known, the read is still to be parsed."""
+        cut = 0
+        if not self._head_bytes and not self._head_method:
+            cut = data.find(_HEAD_END) + 4
+            known = self._pool.heads.get(data[:cut])
+            if known is not None:
+                self._parser = self._known or self._for_known()
+                self._status, self._headers, self._keep = known
+                self._headed = self._framed = True
+                reply.head(known.status, known.headers, now)
+                return self._reply is reply
+        self._parser = self._whole
+        self._feed(data)
+        if self._headed:
+            if cut > 4 and self._plain():
+                self._pool.learn(data[:cut], Head(self._status, self._headers, self._keep))
+            reply.head(self._status, self._headers, now)
+        if self._reply is reply:  # else the callback aborted
+            self._deliver(reply, now)
+        return False
 
-    def _finished(self) -> bool:
-        return self._complete
+    def _plain(self) -> bool:
+        """A reply whose head decides nothing but what stands in it: worth remembering."""
+        framed = self._status == 200 and self._framed
+        return framed and self._why is None and not any(name.lower() == b"upgrade" for name, _ in self._headers)
 
-    def _serves(self, reply: Reply) -> bool:
-        return self._reply is reply
+    def _for_known(self) -> httptools.HttpResponseParser:
+        self._known = httptools.HttpResponseParser(_BodyOnly(self))
+        return self._known
+
+    def _surplus(self, reply: Reply | None) -> None:
+        """Bytes that no request asked for: the connection cannot be trusted any more."""
+        self._extra = True
+        self._pool.forget(self)
+        if reply is None:
+            self.close()
 
     def _feed(self, data: bytes) -> None:
         """Parse a read that begins in the head."""
@@ -287,6 +327,8 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._complete:
             self._extra = True
+        elif not self._headed:
+            self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._complete:
@@ -295,125 +337,30 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         if self._complete:
             return
-        status = self._parser.get_status_code()
+        status = self._whole.get_status_code()
         if status < 200 and status != 101:
             return
         self._headed = True
         self._status = status
-        self._keep = self._parser.should_keep_alive()
+        self._keep = self._whole.should_keep_alive()
         self._framed = status in (204, 304) or any(
             name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers
         )
         if self._head_method:
             # llhttp would wait for the body that a HEAD reply announces but never sends.
-            self._framed = self._complete = self._parser_spent = True
-
-    def on_body(self, data: bytes) -> None:
-        if self._complete:
-            self._extra = True
-        else:
-            self._pieces.append(data)
+            self._framed = self._complete = True
+            self._body_pieces = 0
 
     def on_message_complete(self) -> None:
-        if self._complete:
-            return
-        if self._headed:
+        if self._headed and not self._complete:
             self._complete = True
-        else:  # 1xx: another head follows
-            self._headers = []
+            self._body_pieces = len(self._pieces)
 
 
-class Pool:
-    """Keep-alive connections to one engine. Last in, first out, so that a quiet spell lets the surplus age away."""
+class _BodyOnly:
+    """httptools' view of a connection whose reply head is known: nothing is called for its lines."""
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        *,
-        connect: Connect,
-        now_ns: NowNs,
-        ssl: Any = None,
-        idle_ns: int = IDLE_NS,
-    ) -> None:
-        self.host = host
-        self.port = port
-        self.now_ns = now_ns
-        self.opened = 0
-        """connections opened so far"""
-        self._connect = connect
-        self._ssl = ssl
-        self._idle_ns = idle_ns
-        self._idle: dict[Connection, None] = {}
-
-    @property
-    def idle(self) -> int:
-        """Connections waiting for a request."""
-        return len(self._idle)
-
-    def take(self) -> Connection | None:
-        """An idle connection still young enough, or None. Never waits."""
-        now = self.now_ns()
-        while self._idle:
-            connection, _ = self._idle.popitem()
-            if connection.clean and now - connection.idle_since_ns < self._idle_ns:
-                connection.reused = True
-                return connection
-            connection.close()
-        return None
-
-    async def acquire(self, *, fresh: bool = False) -> Connection:
-        """An idle connection, else a new one. Raises Unreachable (an OSError) with one sentence."""
-        connection = None if fresh else self.take()
-        return connection if connection is not None else await self._open()
-
-    async def _open(self) -> Connection:
-        try:
-            _, protocol = await self._connect(lambda: Connection(self), self.host, self.port, ssl=self._ssl)
-        except OSError as error:
-            raise Unreachable(f"cannot connect to {self.host}:{self.port} ({error.strerror or error})") from error
-        self.opened += 1
-        return cast(Connection, protocol)
-
-    def release(self, connection: Connection) -> None:
-        """Give a connection back after `done`; one that cannot carry another request is closed."""
-        connection._reply = None
-        connection.flow = connection.wire = None
-        if not connection.clean:
-            connection.close()
-            return
-        connection.resume_reading()
-        now = connection.idle_since_ns = self.now_ns()
-        self._idle[connection] = None
-        self._expire(now)
-
-    def _expire(self, now: int) -> None:
-        """Close what has aged past the limit; the oldest come first in the dict."""
-        while self._idle:
-            oldest = next(iter(self._idle))
-            if now - oldest.idle_since_ns < self._idle_ns:
-                return
-            del self._idle[oldest]
-            oldest.close()
-
-    def forget(self, connection: Connection) -> None:
-        """Called by a connection that ended."""
-        self._idle.pop(connection, None)
-
-    async def prewarm(self, n: int) -> None:
-        """Open connections until n are idle. Raises Unreachable."""
-        missing = n - len(self._idle)
-        opened = await asyncio.gather(*(self._open() for _ in range(missing)), return_exceptions=True)
-        for result in opened:
-            if isinstance(result, Connection):
-                result.ready()
-                self.release(result)
-        for result in opened:
-            if isinstance(result, BaseException):
-                raise result
-
-    def close(self) -> None:
-        """Close every idle connection."""
-        while self._idle:
-            connection, _ = self._idle.popitem()
-            connection.close()
+    def __init__(self, connection: Connection) -> None:
+        self.on_body = connection.on_body
+        self.on_message_begin = connection.on_message_begin
+        self.on_message_complete = connection.on_message_complete

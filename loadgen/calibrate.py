@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from engines import dialects
-from engines.http1 import Pool
+from engines.pool import Pool
 from loadgen.bodies import Bodies
 from loadgen.client import Heads
 from loadgen.target import Target

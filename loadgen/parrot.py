@@ -15,8 +15,9 @@ from typing import Any
 
 import orjson
 
-from engines.http1 import Connection, Pool
+from engines.http1 import Connection
 from engines.parrot.protocol import CALL, SESSION, SESSION_AUTH, VAR, parse_json
+from engines.pool import Pool
 from loadgen.arrivals import arrival_ns
 from loadgen.client import Row, base_row, wire_id
 from loadgen.parrot_plan import PlannedCall, Prefixes, plan_calls

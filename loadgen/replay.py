@@ -17,7 +17,8 @@ from hashlib import blake2b
 from typing import Any
 
 from engines import dialects
-from engines.http1 import Connection, Pool
+from engines.http1 import Connection
+from engines.pool import Pool
 from loadgen.arrivals import arrival_ns
 from loadgen.bodies import Bodies, Output, Outputs
 from loadgen.client import Exchange, Heads, Row, base_row, wire_id

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from engines.dialects import Observer
-from engines.http1 import Connection, Pool
+from engines.http1 import Connection
 from engines.parrot.lineage import CallNode, Lineage, OpenWorkflow
 from engines.parrot.protocol import (
     CRITERIA,
@@ -30,6 +30,7 @@ from engines.parrot.protocol import (
     route,
 )
 from engines.parrot.protocol import session_of as session_in
+from engines.pool import Pool
 from proxy.config import parse_target
 from proxy.exchange import Exchange
 from proxy.heads import Refusal

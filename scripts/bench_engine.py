@@ -20,7 +20,7 @@ from engines.embedded.drive import run as drive
 from engines.embedded.profiles import load_profile
 from engines.embedded.server import EngineOptions, start
 from engines.embedded.types import EngineRequest, Limits
-from engines.http1 import Pool
+from engines.pool import Pool
 from joulegraph.virtual import VirtualLoop, run_virtual
 
 

@@ -18,12 +18,12 @@ from typing import Any, cast
 import orjson
 from aiohttp import web
 
-from engines.http1 import Pool
 from engines.parrot.completion import Completion, Wanted, request
 from engines.parrot.contexts import Contexts
 from engines.parrot.protocol import marked, parse_json
 from engines.parrot.registration import EngineConfig, Registration, info
 from engines.parrot.tasks import Begun, TaskKey, task_record
+from engines.pool import Pool
 from traces import tags
 from traces.records import RequestRecord
 from traces.seams import Connect, NowNs, Serve, SleepUntil

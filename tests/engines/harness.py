@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import orjson
 
 from engines.embedded.server import EngineOptions, RunningEngine, start
-from engines.http1 import Connection, Pool
+from engines.http1 import Connection
+from engines.pool import Pool
 from joulegraph.virtual import VirtualLoop, run_virtual
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.http1 import HEAD_LIMIT, Connection, Pool, Unreachable
+from engines.http1 import HEAD_LIMIT, Connection
+from engines.pool import Pool, Unreachable
 from joulegraph.virtual import VirtualLoop, run_virtual
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from engines.dialects import Observer, observer
-from engines.http1 import Pool
+from engines.pool import Pool
 
 from .conftest import MISSING, Target
 from .wire import Raw, fetch, request_bytes
