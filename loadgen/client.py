@@ -6,9 +6,9 @@ connection) and counted here. May not know: the graph, arrivals, which request c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engines import dialects
 from engines.dialects import Observer
@@ -18,6 +18,9 @@ from loadgen.target import Target
 from traces import tags
 from traces.records import Outcome
 from traces.workflow import Node, dep_row
+
+if TYPE_CHECKING:
+    from loadgen.shell import Run, Shell
 
 Row = dict[str, Any]
 """A DispatchRecord (traces.records) as its journal row. Built as a dict because that halves its cost on the hot path;
@@ -39,23 +42,20 @@ class Heads:
 
     def request(self, body: Body, node: Node, class_name: str, wire: str) -> bytes:
         """The whole request: head, tags, body."""
-        fixed = self._fixed.get((body.path, body.stream))
-        if fixed is None:
-            fixed = self._fixed[(body.path, body.stream)] = self._render_fixed(body)
-        lines = [fixed]
+        head = self._fixed.get((body.path, body.stream)) or self._render_fixed(body)
         for name, value in (
-            (tags.WORKFLOW, tags.clean(node.workflow_id)),
-            (tags.NODE, tags.clean(node.request_id)),
-            (tags.AGENT, tags.clean(node.agent_id)),
-            (tags.CLASS, tags.clean(class_name)),
+            (tags.WORKFLOW, _clean(node.workflow_id)),
+            (tags.NODE, _clean(node.request_id)),
+            (tags.AGENT, _clean(node.agent_id)),
+            (tags.CLASS, _clean(class_name)),
         ):
             if value is not None:
-                lines.append(f"{name}: {value}\r\n")
+                head += f"{name}: {value}\r\n"
         if node.deps:
             parents = tags.format_parents(tuple(d for d in node.deps if tags.clean(d.on)))
-            lines.append(f"{tags.PARENTS}: {parents}\r\n" if parents else "")
-        lines.append(f"{tags.REQUEST_ID}: {wire}\r\ncontent-length: {len(body.data)}\r\n\r\n")
-        return "".join(lines).encode() + body.data
+            head += f"{tags.PARENTS}: {parents}\r\n" if parents else ""
+        head += f"{tags.REQUEST_ID}: {wire}\r\ncontent-length: {len(body.data)}\r\n\r\n"
+        return head.encode() + body.data
 
     def _render_fixed(self, body: Body) -> str:
         target = self._target
@@ -72,47 +72,54 @@ class Heads:
             lines.append("anthropic-version: 2023-06-01")
             if target.api_key is not None:
                 lines.append(f"x-api-key: {target.api_key}")
-        return "\r\n".join(lines) + "\r\n"
+        fixed = self._fixed[(body.path, body.stream)] = "\r\n".join(lines) + "\r\n"
+        return fixed
+
+
+_clean = lru_cache(4096)(tags.clean)
+"""Most values come again: classes, agents, node names, a workflow's id with each of its nodes."""
 
 
 class Exchange:
     """One request from due to its end. The connection calls head, body, done, lost; `on_end` is called exactly once."""
 
     __slots__ = (
-        "body_form", "class_name", "connection", "due_ns", "end_ns", "error", "first_byte_ns", "first_token_ns",
-        "last_read_ns", "last_token_ns", "node", "observer", "on_end", "on_first", "outcome", "owner", "read_dt_ns",
-        "read_tokens", "reused", "sent_ns", "status", "wire",
+        "attempt", "body_form", "connection", "due_ns", "end_ns", "error", "first_byte_ns", "first_token_ns",
+        "last_read_ns", "last_token_ns", "node", "observer", "outcome", "read_dt_ns", "read_tokens", "reused", "run",
+        "sent_ns", "shell", "status", "wire",
     )  # fmt: skip
 
     def __init__(
         self,
+        shell: Shell,
+        run: Run,
         node: Node,
         due_ns: int,
         wire: str,
-        owner: Any,
-        on_first: Callable[[Exchange, int], None],
-        on_end: Callable[[Exchange], None],
+        body: Body,
+        observer: Observer,
+        attempt: int = 1,
     ) -> None:
+        self.shell = shell
+        self.run = run
         self.node = node
         self.due_ns = due_ns
         self.wire = wire
-        self.owner = owner
-        self.on_first = on_first
-        self.on_end = on_end
-        self.class_name = "workflow"
-        self.body_form: Body | None = None
+        self.body_form = body
+        self.observer = observer
+        self.attempt = attempt
+        """which sending of this node it is, from 1"""
         self.connection: Connection | None = None
-        self.reused: bool | None = None
-        self.observer: Observer | None = None
         self.outcome: Outcome | None = None
         self.error: str | None = None
         self.status: int | None = None
         self.sent_ns: int | None = None
+        self.reused: bool | None = None
         self.end_ns = 0
+        self.last_read_ns = 0
+        self.last_token_ns: int | None = None
         self.first_byte_ns: int | None = None
         self.first_token_ns: int | None = None
-        self.last_token_ns: int | None = None
-        self.last_read_ns = 0
         self.read_dt_ns: list[int] = []
         self.read_tokens: list[int] = []
 
@@ -122,12 +129,11 @@ class Exchange:
         self.status = status
         self.first_byte_ns = now_ns
         body = self.body_form
-        assert body is not None and self.observer is not None
         if status != 200 or (body.stream and not _is_events(headers)):
             self.observer = dialects.observer(body.api, False)
 
     def body(self, data: bytes, now_ns: int) -> None:
-        tokens = self.observer.feed(data)  # type: ignore[union-attr]
+        tokens = self.observer.feed(data)
         self.read_dt_ns.append(now_ns - self.last_read_ns)
         self.last_read_ns = now_ns
         self.read_tokens.append(tokens)
@@ -135,18 +141,16 @@ class Exchange:
             self.last_token_ns = now_ns
             if self.first_token_ns is None:
                 self.first_token_ns = now_ns
-                self.on_first(self, now_ns)
+                self.shell.first_token(self, now_ns)
 
     def done(self, now_ns: int) -> None:
         observer = self.observer
-        assert observer is not None and self.status is not None
         observer.finish()
-        outcome, error = judge(self.status, observer)
+        outcome, error = judge(self.status or 0, observer)
         self.finish(outcome, error, now_ns)
 
     def lost(self, why: str, now_ns: int) -> None:
-        if self.observer is not None:
-            self.observer.finish()
+        self.observer.finish()
         self.connection = None
         self.finish("error" if "not valid HTTP" in why else "upstream_died", why, now_ns)
 
@@ -164,26 +168,38 @@ class Exchange:
         """The end, whatever it was."""
         if self.outcome is None:
             self.outcome, self.error, self.end_ns = outcome, error, now_ns
-            self.on_end(self)
+            self.shell.exchange_ended(self)
+
+    @property
+    def repeatable(self) -> bool:
+        """It failed before anything of an answer came, or the server asked for patience."""
+        if self.outcome == "unreachable" or (self.outcome == "upstream_died" and self.first_byte_ns is None):
+            return True
+        return self.status in (429, 503)
 
     def record(self) -> Row:
         """The plan and the deed, after the end: a DispatchRecord as its journal row, what is None left out."""
-        node, observer, body = self.node, self.observer, self.body_form
-        row = base_row(node, self.class_name, self.wire, self.outcome or "error", self.due_ns, self.end_ns)
-        if body is not None:
-            row["api"], row["model"] = body.api, body.model
+        body = self.body_form
+        row = base_row(self.node, self.run.class_name, self.wire, self.outcome or "error", self.due_ns, self.end_ns)
+        row["api"] = body.api
+        row["model"] = body.model
         if self.sent_ns is not None:
-            row["t_sent_ns"], row["connection_reused"] = self.sent_ns, self.reused
+            row["t_sent_ns"] = self.sent_ns
+            row["connection_reused"] = self.reused
         if self.first_byte_ns is not None:
-            row["t_first_byte_ns"], row["status"] = self.first_byte_ns, self.status
+            row["t_first_byte_ns"] = self.first_byte_ns
+            row["status"] = self.status
         if self.first_token_ns is not None:
-            row["t_first_token_ns"], row["t_last_token_ns"] = self.first_token_ns, self.last_token_ns
+            row["t_first_token_ns"] = self.first_token_ns
+            row["t_last_token_ns"] = self.last_token_ns
         if self.error is not None:
             row["error"] = self.error
+        if self.attempt > 1:
+            row["attempts"] = self.attempt
         if self.read_dt_ns:
-            row["read_dt_ns"], row["read_tokens"] = self.read_dt_ns, self.read_tokens
-        if observer is not None:
-            _add_reply(row, observer)
+            row["read_dt_ns"] = self.read_dt_ns
+            row["read_tokens"] = self.read_tokens
+        _add_reply(row, self.observer)
         return row
 
 
@@ -227,6 +243,10 @@ def _add_reply(row: Row, observer: Observer) -> None:
 
 def judge(status: int, observer: Observer) -> tuple[Outcome, str | None]:
     """What a complete reply amounts to. 4xx: refused by rule; anything else that is no whole answer: error."""
+    if status == 200 and observer.error is None and not observer.malformed:
+        if observer.ended or observer.finish_reason is not None:
+            return "ok", None
+        return "error", "the reply ended without its end marker"
     if 400 <= status < 500:
         return "rejected", f"{status}: {observer.error or 'no reason given'}"
     if not 200 <= status < 300:
@@ -245,3 +265,18 @@ def _is_events(headers: list[tuple[bytes, bytes]]) -> bool:
         if name.lower() == b"content-type":
             return value.lower().startswith(b"text/event-stream")
     return True
+
+
+def unsent(node: Node, class_name: str, wire: str, outcome: Outcome, why: str | None, due_ns: int, end_ns: int) -> Row:
+    """The row of a node that put nothing on the wire: skipped, or a tool call that only takes time."""
+    row = base_row(node, class_name, wire, outcome, due_ns, end_ns)
+    if why is not None:
+        row["error"] = why
+    if outcome == "ok":
+        row["t_sent_ns"] = due_ns
+    return row
+
+
+def chosen(wire: str, share: float) -> bool:
+    """Whether a request belongs to a share (0..1) of all, by its wire id alone."""
+    return int.from_bytes(blake2b(wire.encode(), digest_size=6).digest(), "little") < share * (1 << 48)

@@ -19,10 +19,10 @@ from engines.http1 import Connection
 from engines.parrot.protocol import CALL, SESSION, SESSION_AUTH, VAR, parse_json
 from engines.pool import Pool
 from loadgen.arrivals import arrival_ns
-from loadgen.client import Row, base_row, wire_id
+from loadgen.client import Row, base_row, unsent, wire_id
+from loadgen.options import ReplayOptions
 from loadgen.parrot_plan import PlannedCall, Prefixes, plan_calls
 from loadgen.prompts import Words
-from loadgen.replay import ReplayOptions, unsent
 from loadgen.tally import ReplayTotals, Tally
 from loadgen.target import Target
 from traces import tags

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-from traces.status import HISTOGRAM_BUCKETS, StatusPage, bucket, histogram_names, percentile_ns
+import numpy as np
+
+from traces.status import HISTOGRAM_BUCKETS, StatusPage, histogram_names, percentile_ns
 
 COUNTERS = (
     "t_start_ns", "finished", "workflows_total", "workflows_started", "workflows_done", "workflows_failed",
@@ -68,6 +70,8 @@ class ReplayTotals:
     usage_exact: int = 0
     usage_off: int = 0
     """requests whose usage matched the plan in both lengths, or did not"""
+    retries: int = 0
+    """repeated sendings; 0 unless they were asked for"""
     lateness_counts: list[int] = field(default_factory=list)
     wake_counts: list[int] = field(default_factory=list)
     """histograms as on the status page (traces.status.bucket), trailing zeros cut, so that shards can be merged"""
@@ -94,51 +98,57 @@ class ReplayTotals:
 FAILED = frozenset({"error", "upstream_died", "unreachable", "timeout", "client_left"})
 
 
+_PUBLISH_EVERY_NS = 100_000_000
+_PENDING = 4096
+"""durations kept before they are put into their histogram"""
+
+
 class Tally:
-    """Counts as things happen; writes the status page where there is one."""
+    """Counts as things happen. The status page, where there is one, is written ten times a second, not per event."""
 
     def __init__(self, page: StatusPage | None, now_ns: int) -> None:
         self.totals = ReplayTotals(t_start_ns=now_ns)
-        self._lateness = [0] * HISTOGRAM_BUCKETS
-        self._wake = [0] * HISTOGRAM_BUCKETS
         self._page = page
+        self._published_ns = now_ns
+        self._started = self._answered = 0
+        self._seen: dict[str, list[int]] = {name: [] for name in (*HISTOGRAMS, "wake")}
+        """durations not yet in their histogram"""
+        self._counts = {name: np.zeros(HISTOGRAM_BUCKETS, dtype=np.int64) for name in self._seen}
+        self._late = self._seen["lateness"].append
+        self._e2e = self._seen["e2e"].append
+        self._ttft = self._seen["ttft"].append
         if page is not None:
             page.set("t_start_ns", now_ns)
-            self._at = {name: page.index[name] for name in COUNTERS}
-            self._histogram = {name: page.index[f"{name}.0"] for name in HISTOGRAMS}
 
     def workflow_started(self) -> None:
         """One workflow's first root came due."""
         self.totals.workflows += 1
-        self._add("workflows_started")
 
     def workflow_ended(self, ok: bool, makespan_ns: int | None) -> None:
         """Every node of a workflow has ended or was skipped."""
-        if ok:
-            self.totals.workflows_done += 1
-            self._add("workflows_done")
-        else:
+        if not ok:
             self.totals.workflows_failed += 1
-            self._add("workflows_failed")
-        if ok and makespan_ns is not None:
-            self._observe("makespan", makespan_ns)
+            return
+        self.totals.workflows_done += 1
+        if makespan_ns is not None:
+            self._seen["makespan"].append(makespan_ns)
 
     def woke(self, late_ns: int) -> None:
         """The loop woke this much after the instant it was to wake at."""
-        self._wake[bucket(late_ns)] += 1
+        self._seen["wake"].append(late_ns)
 
     def queued(self, sends: int) -> None:
         """Requests whose bytes the kernel did not take at once."""
         self.totals.queued_sends += sends
 
+    def retried(self) -> None:
+        """A failed request will be sent once more; its failure leaves no row."""
+        self.totals.retries += 1
+
     def sent(self, late_ns: int) -> None:
-        """One request left."""
-        self.totals.requests += 1
-        slot = bucket(late_ns)
-        self._lateness[slot] += 1
-        self._add("requests_sent")
-        if self._page is not None:
-            self._page.slots[self._histogram["lateness"] + slot] += 1
+        """One request left (the first time or again)."""
+        self._started += 1
+        self._late(late_ns)
 
     def ended(self, row: dict[str, Any]) -> None:
         """One node's dispatch row is complete."""
@@ -148,66 +158,82 @@ class Tally:
             totals.tools += 1
             return
         totals.outcomes[outcome] = totals.outcomes.get(outcome, 0) + 1
-        if "t_sent_ns" not in row and outcome != "skipped":
+        if outcome != "skipped":
             totals.requests += 1
-        events = self._reads(row.get("read_tokens", ()))
+        events = 0
+        reads = row.get("read_tokens")
+        if reads:
+            events = sum(reads)
+            with_tokens = len(reads) - reads.count(0)
+            totals.token_events += events
+            totals.reads_with_tokens += with_tokens
+            totals.merged_events += events - with_tokens
         if outcome == "ok":
-            self._usage(row, events)
-            if self._page is not None:
-                self._answered(row)
-        elif outcome == "rejected":
-            self._add("requests_rejected")
-        elif outcome in FAILED:
-            self._add("requests_failed")
+            self._ok(row, events)
 
-    def _answered(self, row: dict[str, Any]) -> None:
-        self._add("requests_done")
-        self._observe("e2e", row["t_end_ns"] - row["due_ns"])
-        if "t_first_token_ns" in row:
-            self._observe("ttft", row["t_first_token_ns"] - row["due_ns"])
+    def _ok(self, row: dict[str, Any], events: int) -> None:
+        totals = self.totals
+        prompt, output = row.get("prompt_tokens"), row.get("completion_tokens")
+        if prompt is not None:
+            totals.prompt_tokens += prompt
+            if output is not None:
+                if prompt == row["planned_input_tokens"] and output == row["planned_output_tokens"]:
+                    totals.usage_exact += 1
+                else:
+                    totals.usage_off += 1
+        totals.output_tokens += events if output is None else output
+        due, end = row["due_ns"], row["t_end_ns"]
+        self._e2e(end - due)
+        first = row.get("t_first_token_ns")
+        if first is not None:
+            self._ttft(first - due)
+        if end - self._published_ns >= _PUBLISH_EVERY_NS or len(self._seen["e2e"]) >= _PENDING:
+            self._published_ns = end
+            self.publish()
+
+    def publish(self) -> None:
+        """Put what has been seen into the histograms, and everything on the page."""
+        for name, seen in self._seen.items():
+            if seen:
+                self._counts[name] += np.bincount(_buckets(seen), minlength=HISTOGRAM_BUCKETS)
+                seen.clear()
+        page, totals = self._page, self.totals
+        if page is None:
+            return
+        page.set("workflows_started", totals.workflows)
+        page.set("workflows_done", totals.workflows_done)
+        page.set("workflows_failed", totals.workflows_failed)
+        page.set("requests_sent", self._started)
+        page.set("requests_done", totals.outcomes.get("ok", 0))
+        page.set("requests_failed", totals.errors)
+        page.set("requests_rejected", totals.rejected)
+        page.set("tokens_in", totals.prompt_tokens)
+        page.set("tokens_out", totals.output_tokens)
+        for name in HISTOGRAMS:
+            at = page.index[f"{name}.0"]
+            np.asarray(page.slots)[at : at + HISTOGRAM_BUCKETS] = self._counts[name]
 
     def close(self, now_ns: int, bounds: Bounds, *, connections: int, stopped: bool) -> ReplayTotals:
         """The verdict."""
+        self.publish()
         totals = self.totals
         totals.t_end_ns = now_ns
         totals.connections = connections
         totals.stopped = stopped
-        totals.lateness_counts = _trimmed(self._lateness)
-        totals.wake_counts = _trimmed(self._wake)
+        totals.lateness_counts = _trimmed(self._counts["lateness"].tolist())
+        totals.wake_counts = _trimmed(self._counts["wake"].tolist())
         _judge(totals, bounds)
         if self._page is not None:
             self._page.set("finished", 1)
         return totals
 
-    def _reads(self, read_tokens: Sequence[int]) -> int:
-        events = sum(read_tokens)
-        reads = len(read_tokens) - read_tokens.count(0)
-        totals = self.totals
-        totals.token_events += events
-        totals.reads_with_tokens += reads
-        totals.merged_events += events - reads
-        return events
 
-    def _usage(self, row: dict[str, Any], events: int) -> None:
-        totals = self.totals
-        prompt, output = row.get("prompt_tokens"), row.get("completion_tokens")
-        if prompt is not None:
-            totals.prompt_tokens += prompt
-            self._add("tokens_in", prompt)
-            if output is not None:
-                exact = prompt == row["planned_input_tokens"] and output == row["planned_output_tokens"]
-                totals.usage_exact += exact
-                totals.usage_off += not exact
-        totals.output_tokens += events if output is None else output
-        self._add("tokens_out", events if output is None else output)
-
-    def _add(self, name: str, value: int = 1) -> None:
-        if self._page is not None:
-            self._page.slots[self._at[name]] += value
-
-    def _observe(self, name: str, value_ns: int) -> None:
-        if self._page is not None:
-            self._page.slots[self._histogram[name] + bucket(value_ns)] += 1
+def _buckets(values_ns: list[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """traces.status.bucket of many durations."""
+    us = np.maximum(np.asarray(values_ns, dtype=np.float64) / 1000, 1.0)
+    found: np.ndarray[Any, np.dtype[np.int64]] = (4 * np.log2(us)).astype(np.int64)
+    np.minimum(found, HISTOGRAM_BUCKETS - 1, out=found)
+    return found
 
 
 def merged(parts: Sequence[ReplayTotals], bounds: Bounds) -> ReplayTotals:
@@ -228,6 +254,7 @@ def merged(parts: Sequence[ReplayTotals], bounds: Bounds) -> ReplayTotals:
 _SUMS = (
     "workflows", "workflows_done", "workflows_failed", "requests", "tools", "prompt_tokens", "output_tokens",
     "reads_with_tokens", "token_events", "merged_events", "queued_sends", "connections", "usage_exact", "usage_off",
+    "retries",
 )  # fmt: skip
 
 

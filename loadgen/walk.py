@@ -120,3 +120,47 @@ class Walk:
     def stuck(self) -> bool:
         """Nodes wait although nothing runs: their graph has a cycle."""
         return bool(self._pending) and not self._running
+
+
+class Solo:
+    """The walk of a workflow that is one node without dependencies: most requests of a request trace are such."""
+
+    __slots__ = ("_node", "_t0_ns", "busy", "workflow")
+    stuck = False
+
+    def __init__(self, workflow: Workflow, t0_ns: int) -> None:
+        self.workflow = workflow
+        self._node = workflow.nodes[0]
+        self._t0_ns = t0_ns
+        self.busy = False
+
+    def start(self) -> list[Ready]:
+        """As Walk.start."""
+        self.busy = True
+        return [Ready(self._node, self._t0_ns + self._node.arrival_ns)]
+
+    def reach(self, request_id: str, anchor: Anchor, now_ns: int) -> list[Ready]:
+        """As Walk.reach: nobody waits."""
+        if anchor == "end":
+            self.busy = False
+        return []
+
+    def fail(self, request_id: str) -> list[Node]:
+        """As Walk.fail."""
+        self.busy = False
+        return []
+
+    def abandon(self) -> list[Node]:
+        """As Walk.abandon: nothing waits to be released."""
+        return []
+
+    @property
+    def finished(self) -> bool:
+        """As Walk.finished."""
+        return not self.busy
+
+
+def walk_of(workflow: Workflow, t0_ns: int) -> Walk | Solo:
+    """The walk for a workflow: the cheap one where it is the same."""
+    nodes = workflow.nodes
+    return Solo(workflow, t0_ns) if len(nodes) == 1 and not nodes[0].deps else Walk(workflow, t0_ns)

@@ -153,6 +153,8 @@ class DispatchRecord:
     """as in RequestRecord, the first since t_sent_ns"""
     read_tokens: tuple[int, ...] = ()
     connection_reused: bool | None = None
+    attempts: int = 1
+    """sendings, with repetitions where they were asked for; stamps are those of the last one"""
 
 
 @dataclass(frozen=True, slots=True)

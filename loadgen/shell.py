@@ -1,0 +1,393 @@
+"""The shell of the open loop: workflows come due, nodes are sent, replies move the walks on, records are written.
+
+Why: every decision is made elsewhere (walk, arrivals, bodies, client); here they meet the clock and the connections.
+There is no limit and no queue before a send. Memory is bounded by what is in flight plus one workflow read ahead.
+Runs unchanged on uvloop in real time (loadgen.pacing) and on joulegraph.virtual: time and connections are arguments.
+May not know: files, command lines, what energy is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from engines import dialects
+from engines.http1 import Connection
+from engines.pool import Pool
+from loadgen.agenda import Agenda
+from loadgen.arrivals import arrival_ns
+from loadgen.bodies import Bodies, Output
+from loadgen.client import Exchange, Heads, Row, chosen, unsent, wire_id
+from loadgen.options import ReplayOptions
+from loadgen.tally import Tally
+from loadgen.target import Target
+from loadgen.walk import Ready, Solo, Walk, walk_of
+from traces.records import Outcome
+from traces.seams import NowNs, SleepUntil
+from traces.workflow import Node, Workflow
+
+_LAG_EVERY_NS = 250_000_000
+
+
+class Run:
+    """One workflow in flight."""
+
+    __slots__ = ("class_name", "failed", "first_due_ns", "last_end_ns", "outputs", "walk")
+
+    def __init__(self, workflow: Workflow, origin_ns: int, outputs: dict[str, Output] | None) -> None:
+        self.walk: Walk | Solo = walk_of(workflow, origin_ns)
+        self.class_name = workflow.class_name
+        self.failed = False
+        self.first_due_ns: int | None = None
+        self.last_end_ns = 0
+        self.outputs = outputs
+        """parents' answers by request id; None where recorded content stands in for them"""
+
+
+class Shell:
+    """State of one replay. Every callback ends in `_pump`, which does what is due and sets the next alarm."""
+
+    def __init__(
+        self,
+        target: Target,
+        pool: Pool,
+        now_ns: NowNs,
+        sleep_until: SleepUntil,
+        write: Callable[[Row], None],
+        tally: Tally,
+        options: ReplayOptions,
+    ) -> None:
+        self.tally = tally
+        self.stopped = False
+        self._pool = pool
+        self._now_ns = now_ns
+        self._sleep_until = sleep_until
+        self._write = write
+        self._options = options
+        self._open_loop = options.closed_loop_users is None
+        self._live = options.outputs == "live"
+        self._bodies = Bodies(target, options.manifest, options.salt)
+        self._heads = Heads(target)
+        self._agenda = Agenda(now_ns, sleep_until, self._spawn, self._woke)
+        self._runs: dict[Run, None] = {}
+        self._in_flight: dict[Exchange, None] = {}
+        """in order of sending"""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._source: Iterator[Workflow] = iter(())
+        self._exhausted = False
+        self._t0_ns = 0
+        self._loop = asyncio.get_running_loop()
+        self._fresh_writes: list[Connection] = []
+        self._over = self._loop.create_future()
+
+    async def run(self, source: Iterator[Workflow], t0_ns: int, stop: asyncio.Event) -> None:
+        """Play all of it; returns when every workflow has ended."""
+        self._source, self._t0_ns = source, t0_ns
+        self._spawn(self._watch_stop(stop))
+        self._spawn(self._watch_timeouts())
+        self._spawn(self._watch_lag())
+        if self._open_loop:
+            self._pull()
+        for _ in range(self._options.closed_loop_users or 0):
+            self._next_for_user(t0_ns)
+        self._pump()
+        await self._over
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        for task in self._tasks:
+            task.cancel()
+
+    # ------------------------------------------------------------------ the agenda, tasks, the end
+
+    def _pump(self) -> None:
+        """Do what is due. An error in it (a bug, bad input) surfaces from run(); the loop would only log it."""
+        try:
+            done = self._agenda.pump()
+        except Exception as error:  # noqa: BLE001
+            self._give_up(error)
+            return
+        if done and not self._runs and self._exhausted and not self._agenda and not self._over.done():
+            self._over.set_result(None)
+
+    def _woke(self, due_ns: int, now_ns: int) -> None:
+        self.tally.woke(now_ns - due_ns)
+        self._pump()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    # ------------------------------------------------------------------ workflows
+
+    def _pull(self) -> None:
+        """Read one workflow ahead."""
+        workflow = None if self.stopped else next(self._source, None)
+        if workflow is None:
+            self._exhausted = True
+        else:
+            self._agenda.at(self._t0_ns + arrival_ns(workflow), self._begin, workflow, self._t0_ns)
+
+    def _next_for_user(self, start_ns: int) -> None:
+        """Closed loop: a user's next workflow, its first root due at start_ns."""
+        workflow = None if self.stopped else next(self._source, None)
+        if workflow is None:
+            self._exhausted = True
+        else:
+            self._agenda.at(start_ns, self._begin, workflow, start_ns - arrival_ns(workflow))
+
+    def _begin(self, workflow: Workflow, origin_ns: int, due_ns: int) -> None:
+        if self.stopped:
+            return
+        if self._open_loop:
+            self._pull()
+        run = Run(workflow, origin_ns, {} if self._live else None)
+        self._runs[run] = None
+        self.tally.workflow_started()
+        ready = run.walk.start()
+        if len(ready) == 1 and ready[0].due_ns == due_ns:
+            self._dispatch(run, ready[0].node, due_ns)
+            return
+        self._release(run, ready)
+        if not ready:
+            self._settle(run)
+
+    def _release(self, run: Run, ready: list[Ready]) -> None:
+        for item in ready:
+            self._agenda.at(item.due_ns, self._dispatch, run, item.node)
+
+    def _settle(self, run: Run) -> None:
+        """After any progress: skip what a cycle holds, close the workflow when nothing is left."""
+        walk = run.walk
+        if walk.busy:
+            return
+        if walk.stuck:
+            run.failed = True
+            self._skip(run, walk.abandon(), "its dependencies form a cycle")
+        if run in self._runs:
+            del self._runs[run]
+            makespan = None if run.first_due_ns is None else run.last_end_ns - run.first_due_ns
+            self.tally.workflow_ended(not run.failed, makespan)
+            if not self._open_loop and not self._exhausted:
+                self._next_for_user(self._now_ns() + self._options.closed_loop_think_ns)
+
+    def _skip(self, run: Run, nodes: list[Node], why: str) -> None:
+        now = self._now_ns()
+        for node in nodes:
+            self._record(unsent(node, run.class_name, self._wire(node), "skipped", why, now, now))
+
+    def _wire(self, node: Node) -> str:
+        return wire_id(self._options.salt, node)
+
+    def _record(self, record: Row) -> None:
+        self.tally.ended(record)
+        self._write(record)
+
+    # ------------------------------------------------------------------ nodes
+
+    def _dispatch(self, run: Run, node: Node, due_ns: int) -> None:
+        if run.first_due_ns is None or due_ns < run.first_due_ns:
+            run.first_due_ns = due_ns
+        if self.stopped:
+            self._fail(run, node, due_ns, "skipped", "the run was stopped")
+        elif node.kind != "llm":
+            self._pretend(run, node, due_ns)
+        elif node.output_length < 1 or (node.input_length < 1 and not _has_content(node)):
+            # nothing to ask for; the graph goes on as if it had been answered
+            self._skip(run, [node], "its planned input or output is 0 tokens long")
+            self._ended(run, node, self._now_ns())
+        else:
+            self._send(run, node, due_ns, 1)
+
+    def _pretend(self, run: Run, node: Node, due_ns: int) -> None:
+        """A tool call or a human turn: takes its recorded time, sends nothing."""
+        took = max(0, node.t_end_ns - node.arrival_ns) if node.t_end_ns is not None else 0
+        self._release(run, run.walk.reach(node.request_id, "start", due_ns))
+        self._agenda.at(due_ns + took, self._pretended, run, node, due_ns)
+
+    def _pretended(self, run: Run, node: Node, due_ns: int, end_ns: int) -> None:
+        self._record(unsent(node, run.class_name, self._wire(node), "ok", None, due_ns, end_ns))
+        self._ended(run, node, end_ns)
+
+    def _send(self, run: Run, node: Node, due_ns: int, attempt: int) -> None:
+        wire = self._wire(node)
+        if attempt > 1:  # another request on the wire, so another id
+            wire = f"{wire}-{attempt}"
+        body = self._bodies.render(node, run.outputs)
+        observer = dialects.observer(body.api, body.stream, keep_text=self._live)
+        exchange = Exchange(self, run, node, due_ns, wire, body, observer, attempt)
+        data = self._heads.request(body, node, run.class_name, wire)
+        self._in_flight[exchange] = None
+        connection = self._pool.take()
+        if connection is None:
+            self._spawn(self._connect_and_send(exchange, data))
+        else:
+            self._put_on_wire(exchange, connection, data)
+
+    def _again(self, run: Run, node: Node, due_ns: int, attempt: int, _: int) -> None:
+        """A repetition comes up."""
+        if self.stopped:
+            self._fail(run, node, due_ns, "cancelled", "the run was stopped before it was sent once more")
+        else:
+            self._send(run, node, due_ns, attempt)
+
+    async def _connect_and_send(self, exchange: Exchange, data: bytes) -> None:
+        try:
+            connection = await self._pool.acquire()
+        except OSError as error:
+            exchange.finish("unreachable", str(error), self._now_ns())
+            return
+        if exchange.outcome is not None:  # timed out or stopped meanwhile
+            connection.close()
+            return
+        self._put_on_wire(exchange, connection, data)
+        self._pump()
+
+    def _put_on_wire(self, exchange: Exchange, connection: Connection, data: bytes) -> None:
+        exchange.connection = connection
+        exchange.reused = connection.reused
+        connection.send(data, exchange)
+        now = exchange.sent_ns = exchange.last_read_ns = self._now_ns()
+        self.tally.sent(now - exchange.due_ns)
+        if not self._fresh_writes:
+            self._loop.call_soon(self._check_writes)
+        self._fresh_writes.append(connection)
+        run = exchange.run
+        ready = run.walk.reach(exchange.node.request_id, "start", now)
+        if ready:
+            self._release(run, ready)
+        if self._options.cancel_share and chosen(exchange.wire, self._options.cancel_share):
+            self._agenda.at(now + self._options.cancel_after_ns, self._cancel, exchange)
+
+    def _cancel(self, exchange: Exchange, _: int) -> None:
+        exchange.give_up("cancelled", "cancelled on purpose", self._now_ns())
+
+    def _check_writes(self) -> None:
+        """One turn of the loop after a send (uvloop writes at the end of a turn): did the kernel take the bytes?"""
+        writes, self._fresh_writes = self._fresh_writes, []
+        queued = sum([c.write_buffer_size > 0 for c in writes])
+        if queued:
+            self.tally.queued(queued)
+
+    # ------------------------------------------------------------------ what exchanges tell
+
+    def first_token(self, exchange: Exchange, now: int) -> None:
+        """A first token was read."""
+        run = exchange.run
+        ready = run.walk.reach(exchange.node.request_id, "first_token", now)
+        if ready:
+            self._release(run, ready)
+            self._pump()
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        """The one end of every exchange. Called from read callbacks, whose errors the loop would only log."""
+        try:
+            self._conclude(exchange)
+        except Exception as error:  # noqa: BLE001 - a bug here must end the replay, and surfaces from run()
+            self._give_up(error)
+        self._pump()
+
+    def _conclude(self, exchange: Exchange) -> None:
+        self._in_flight.pop(exchange, None)
+        run, node = exchange.run, exchange.node
+        if exchange.connection is not None:
+            self._pool.release(exchange.connection)
+            exchange.connection = None
+        if exchange.outcome != "ok" and self._repeat(exchange):
+            return
+        record = exchange.record()
+        self.tally.ended(record)
+        self._write(record)
+        if exchange.outcome == "ok":
+            if run.outputs is not None:
+                tokens = record.get("completion_tokens")
+                text = exchange.observer.text or ""
+                run.outputs[node.request_id] = Output(text, node.output_length if tokens is None else tokens)
+            self._ended(run, node, exchange.end_ns)
+        else:
+            self._failed(run, node, exchange.end_ns)
+
+    def _repeat(self, exchange: Exchange) -> bool:
+        """Whether a failed request is sent once more, after a pause that doubles."""
+        options, attempt = self._options, exchange.attempt
+        if attempt > options.retries or self.stopped or not exchange.repeatable:
+            return False
+        again_ns = exchange.end_ns + (options.retry_wait_ns << (attempt - 1))
+        if again_ns >= exchange.due_ns + options.timeout_ns:
+            return False
+        self.tally.retried()
+        self._agenda.at(again_ns, self._again, exchange.run, exchange.node, exchange.due_ns, attempt + 1)
+        return True
+
+    def _fail(self, run: Run, node: Node, due_ns: int, outcome: Outcome, why: str) -> None:
+        now = self._now_ns()
+        self._record(unsent(node, run.class_name, self._wire(node), outcome, why, due_ns, max(now, due_ns)))
+        self._failed(run, node, now)
+
+    def _ended(self, run: Run, node: Node, now: int) -> None:
+        if now > run.last_end_ns:
+            run.last_end_ns = now
+        ready = run.walk.reach(node.request_id, "end", now)
+        if ready:
+            self._release(run, ready)
+        self._settle(run)
+
+    def _failed(self, run: Run, node: Node, now: int) -> None:
+        run.failed = True
+        run.last_end_ns = max(run.last_end_ns, now)
+        self._skip(run, run.walk.fail(node.request_id), f"it needs {node.request_id}, which failed")
+        self._settle(run)
+
+    # ------------------------------------------------------------------ stop, timeouts, loop lag
+
+    async def _watch_stop(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self.stopped = self._exhausted = True
+        # everything on the agenda comes due now and sees `stopped`; workflows not begun are dropped
+        entries = self._agenda.take_all()
+        for run in list(self._runs):
+            left = run.walk.abandon()
+            run.failed = run.failed or bool(left)
+            self._skip(run, left, "the run was stopped")
+        for due_ns, _, then, args in entries:
+            then(*args, due_ns)
+        self._pump()
+        await self._sleep_until(self._now_ns() + self._options.drain_ns)
+        for exchange in list(self._in_flight):
+            exchange.give_up("cancelled", "still running when the drain time ended", self._now_ns())
+
+    async def _watch_lag(self) -> None:
+        """Wake four times a second for nothing: how late says how late the stamps of reads may be."""
+        while True:
+            due_ns = self._now_ns() + _LAG_EVERY_NS
+            await self._sleep_until(due_ns)
+            self.tally.woke(self._now_ns() - due_ns)
+            self.tally.publish()
+
+    async def _watch_timeouts(self) -> None:
+        """All requests have the same allowance, so the one sent first is, but for what was late, the next to expire."""
+        allowance = self._options.timeout_ns
+        while True:
+            now = self._now_ns()
+            oldest = next(iter(self._in_flight), None)
+            if oldest is None:
+                await self._sleep_until(now + allowance)
+            elif oldest.due_ns + allowance > now:
+                await self._sleep_until(oldest.due_ns + allowance)
+            else:
+                oldest.give_up("timeout", f"no complete reply within {allowance / 1e9:g} s", now)
+
+
+def _has_content(node: Node) -> bool:
+    return node.prompt is not None or node.messages is not None or node.token_ids is not None
