@@ -44,23 +44,25 @@ class EngineMetrics:
 class Observer:
     """State common to all dialects. `feed` returns the token events completed by this read."""
 
+    # Class-level defaults: a stream that is as usual never sets them, and one is made per request.
+    metrics: EngineMetrics | None = None
+    finish_reason: str | None = None
+    response_id: str | None = None
+    error: str | None = None
+    """an error inside the reply, in the engine's words"""
+    tokens = 0
+    """token events so far (0 for a reply that is not a stream)"""
+    ended = False
+    """the dialect's own end marker was seen"""
+    malformed = 0
+    """events or bodies that are not what the dialect promises"""
+    _text_bytes = 0
+
     def __init__(self, *, keep_text: bool = False) -> None:
         self.usage = Usage()
-        self.metrics: EngineMetrics | None = None
-        self.finish_reason: str | None = None
-        self.response_id: str | None = None
         self.tool_call_ids: list[str] = []
-        self.error: str | None = None
-        """an error inside the reply, in the engine's words"""
-        self.tokens = 0
-        """token events so far (0 for a reply that is not a stream)"""
-        self.ended = False
-        """the dialect's own end marker was seen"""
-        self.malformed = 0
-        """events or bodies that are not what the dialect promises"""
         self._keep_text = keep_text
         self._text: list[str] = []
-        self._text_bytes = 0
 
     @property
     def text(self) -> str | None:
@@ -122,14 +124,18 @@ _SHAPES: dict[tuple[Reader, bool], _Shape] = {}
 class StreamObserver(Observer):
     """A reply as server-sent events."""
 
+    _prefix = _suffix = _ending = b""
+    _text_at = 0
+    _frame = 1 << 62
+
     def __init__(self, read: Reader, plain: tuple[bytes, ...], *, keep_text: bool = False) -> None:
-        super().__init__(keep_text=keep_text)
+        self.usage = Usage()
+        self.tool_call_ids = []
+        self._keep_text = keep_text
+        self._text = []
         self._read = read
         self._plain = plain
         self._splitter = Splitter()
-        self._prefix = self._suffix = self._ending = b""
-        self._text_at = 0
-        self._frame = 1 << 62
 
     def feed(self, body: bytes) -> int:
         if (  # the hot path: this read is one plain token event, whole
@@ -171,12 +177,9 @@ class StreamObserver(Observer):
         while events and not self._prefix:  # a chunk that only names the role; the token that teaches the shape
             tokens += self._each(events[:1])
             del events[0]
-        prefix, suffix, frame, at = self._prefix, self._suffix, self._frame, self._text_at
-        odd = [
-            raw
-            for raw in events
-            if not (len(raw) > frame and raw.endswith(suffix) and raw.startswith(prefix) and raw[at] != 34)
-        ]
+        prefix, suffix, at = self._prefix, self._suffix, self._text_at
+        # prefix ends with the quote that opens the text, suffix ends with a brace: raw is longer than either
+        odd = [raw for raw in events if not (raw.endswith(suffix) and raw.startswith(prefix) and raw[at] != 34)]
         return tokens + len(events) - len(odd) + self._each(odd)
 
     def _each(self, events: list[bytes]) -> int:
@@ -196,18 +199,19 @@ class StreamObserver(Observer):
     def _recall(self, raw: bytes) -> bool:
         """The first token event of a stream that looks like the last stream's, its id apart: shape taken over."""
         shape = _SHAPES.get((self._read, self._keep_text))
-        if shape is None or not raw.startswith(shape.head) or not raw.endswith(shape.suffix):
+        if shape is None or not raw.startswith(shape.head):
             return False
-        at = len(shape.head)
+        at, suffix = len(shape.head), shape.suffix
         end = raw.find(b'"', at)
         start = end + len(shape.middle)
-        if not raw.startswith(shape.middle, end) or len(raw) <= start + len(shape.suffix) or raw[start] == 34:
+        if not raw.startswith(shape.middle, end) or not raw.endswith(suffix, start + 1) or raw[start] == 34:
             return False
         identity = raw[at:end]
         if b"\\" in identity or not identity.isascii():
             return False
-        self.take_id(identity.decode())
-        self._take_shape(raw[:start], shape.suffix)
+        if self.response_id is None:
+            self.response_id = identity.decode()
+        self._take_shape(raw[:start], suffix)
         if self._keep_text:
             self.add_text(_unquote(raw[start : _string_end(raw, start)]))
         return True
@@ -257,7 +261,7 @@ class StreamObserver(Observer):
             at = raw.find(key)
             start = at + len(key)
             end = _string_end(raw, start) if at >= 0 else -1
-            if end > start:
+            if end > start and raw.endswith(b"}"):
                 self._take_shape(raw[:start], raw[_after_sequence(raw, end) :])
                 self._remember()
                 return
@@ -428,7 +432,7 @@ def _completions(observer: Observer, row: dict[str, Any]) -> int:
     """/v1/completions, streamed or not."""
     tokens = 0
     for choice in _choices(observer, row):
-        if observer.add_text(choice.get("text")) or choice.get("token_ids"):
+        if (choice.get("text") and observer.add_text(choice["text"])) or choice.get("token_ids"):
             tokens += 1
     return tokens
 

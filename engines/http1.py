@@ -142,8 +142,7 @@ class Connection(asyncio.Protocol):
 
     def rest(self) -> bool:
         """Let go of the caller; whether the connection is fit to wait for the next one."""
-        self._reply = None
-        self.flow = self.wire = None
+        self._reply = self.flow = self.wire = None
         if not self.clean:
             return False
         if self._paused:

@@ -82,8 +82,10 @@ class Pool:
             connection.close()
             return
         now = connection.idle_since_ns = self.now_ns()
-        self._idle[connection] = None
-        self._expire(now)
+        idle = self._idle
+        idle[connection] = None
+        if now - next(iter(idle)).idle_since_ns >= self._idle_ns:
+            self._expire(now)
 
     def _expire(self, now: int) -> None:
         """Close what has aged past the limit; the oldest come first in the dict."""

@@ -23,14 +23,17 @@ class SseEvent(NamedTuple):
 class Splitter:
     """Cuts a stream into raw events (lines joined by LF, without the closing blank line), however it was cut before."""
 
+    limit = EVENT_LIMIT
+    dropped = 0
+    """events over the limit, left out"""
+    _tail = b""
+    _skip_lf = False
+    _discarding = False
+    _started = False
+
     def __init__(self, limit: int = EVENT_LIMIT) -> None:
-        self.limit = limit
-        self.dropped = 0
-        """events over the limit, left out"""
-        self._tail = b""
-        self._skip_lf = False
-        self._discarding = False
-        self._started = False
+        if limit != EVENT_LIMIT:
+            self.limit = limit
 
     @property
     def tail(self) -> bytes:

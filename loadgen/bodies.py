@@ -18,6 +18,7 @@ from traces.errors import UserError
 from traces.workflow import Manifest, Node
 
 Outputs = Literal["recorded", "live"]
+_RESTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,46 +52,57 @@ class Bodies:
         self._words = Words(salt, block_size=manifest.block_size)
         self._paths = {api: target.base + path for api, path in PATHS.items()}
         self._opening = b'{"model":' + orjson.dumps(target.model)
+        self._rests: dict[tuple[str, bool, int], bytes] = {}
 
     def render(self, node: Node, live: Mapping[str, Output] | None = None) -> Body:
         """The body for a node. live: outputs of parents by request id, to be used instead of recorded content.
 
         UserError for a dialect this client does not speak.
         """
-        api = self._target.api or node.api
-        if api not in PATHS:
+        target = self._target
+        api = target.api or node.api
+        path = self._paths.get(api)
+        if path is None:
             raise UserError(
                 f"node {node.request_id}: api {api!r} cannot be replayed over HTTP; use one of {', '.join(PATHS)}"
             )
-        target = self._target
         named = target.force_model or not node.model
         model = target.model if named else node.model or ""
         opening = self._opening if named else b'{"model":' + orjson.dumps(model)
         match api:
             case "completions":
-                content, given, limit = b',"prompt":', self._completion_prompt(node, live), b',"max_tokens":%d'
+                content, given = b',"prompt":', self._completion_prompt(node, live)
             case "chat" | "messages":
-                content, given, limit = b',"messages":', self._messages(node, live), b',"max_tokens":%d'
+                content, given = b',"messages":', self._messages(node, live)
             case _:
-                content, given, limit = b',"input":', self._input(node, live), b',"max_output_tokens":%d'
-        data = b"".join([opening, content, given, limit % node.output_length, self._rest(node, api)])
-        return Body(api, self._paths[api], data, node.stream, model)
+                content, given = b',"input":', self._input(node, live)
+        kind = (api, node.stream, node.output_length)
+        rest = self._rests.get(kind) or self._remember(kind)
+        extra = self._extra(node, api) if node.sampling or node.tools else b""
+        return Body(api, path, b"".join((opening, content, given, rest, extra, b"}")), node.stream, model)
 
-    def _rest(self, node: Node, api: str) -> bytes:
-        """Everything after prompt and length: exactness, streaming, sampling, tools; closes the object."""
-        out = b""
+    def _remember(self, kind: tuple[str, bool, int]) -> bytes:
+        """What follows the prompt, but for sampling and tools: length, exactness, streaming."""
+        api, stream, tokens = kind
+        out = b',"%s":%d' % (b"max_output_tokens" if api == "responses" else b"max_tokens", tokens)
         if self._target.exact and api in ("completions", "chat"):
-            out += b',"min_tokens":%d,"ignore_eos":true' % node.output_length
-        if node.stream:
+            out += b',"min_tokens":%d,"ignore_eos":true' % tokens
+        if stream:
             out += b',"stream":true'
             if api in ("completions", "chat"):
                 out += b',"stream_options":{"include_usage":true}'
-        if node.sampling:
-            extra = {k: v for k, v in node.sampling.items() if k not in _OURS}
-            out += b"," + orjson.dumps(extra)[1:-1] if extra else b""
+        if len(self._rests) >= _RESTS:
+            self._rests.clear()
+        self._rests[kind] = out
+        return out
+
+    def _extra(self, node: Node, api: str) -> bytes:
+        """Sampling and tools as recorded, without what we set ourselves."""
+        extra = {k: v for k, v in node.sampling.items() if k not in _OURS}
+        out = b"," + orjson.dumps(extra)[1:-1] if extra else b""
         if node.tools and api != "completions":
             out += b',"tools":' + orjson.dumps(node.tools)
-        return out + b"}"
+        return out
 
     # ------------------------------------------------------------------ content
 

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from engines import dialects
-from engines.dialects import Observer
+from engines.dialects import EngineMetrics, Observer
 from engines.http1 import Connection
 from loadgen.bodies import Body
 from loadgen.target import Target
@@ -38,24 +38,32 @@ class Heads:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._fixed: dict[tuple[str, bool], str] = {}
+        self._fixed: dict[tuple[str, bool, str, str | None], str] = {}
+        """lines that come again: by path, streaming, class and agent"""
 
     def request(self, body: Body, node: Node, class_name: str, wire: str) -> bytes:
         """The whole request: head, tags, body."""
-        head = self._fixed.get((body.path, body.stream)) or self._render_fixed(body)
-        for name, value in (
-            (tags.WORKFLOW, _clean(node.workflow_id)),
-            (tags.NODE, _clean(node.request_id)),
-            (tags.AGENT, _clean(node.agent_id)),
-            (tags.CLASS, _clean(class_name)),
-        ):
-            if value is not None:
-                head += f"{name}: {value}\r\n"
+        kind = (body.path, body.stream, class_name, node.agent_id)
+        fixed = self._fixed.get(kind) or self._remember(kind, body)
+        workflow, name, data = _clean(node.workflow_id), _clean(node.request_id), body.data
+        own = f"{tags.WORKFLOW}: {workflow}\r\n" if workflow is not None else ""
+        if name is not None:
+            own += f"{tags.NODE}: {name}\r\n"
         if node.deps:
             parents = tags.format_parents(tuple(d for d in node.deps if tags.clean(d.on)))
-            head += f"{tags.PARENTS}: {parents}\r\n" if parents else ""
-        head += f"{tags.REQUEST_ID}: {wire}\r\ncontent-length: {len(body.data)}\r\n\r\n"
-        return head.encode() + body.data
+            own += f"{tags.PARENTS}: {parents}\r\n" if parents else ""
+        head = f"{fixed}{own}{tags.REQUEST_ID}: {wire}\r\ncontent-length: {len(data)}\r\n\r\n"
+        return head.encode() + data
+
+    def _remember(self, kind: tuple[str, bool, str, str | None], body: Body) -> str:
+        if len(self._fixed) >= _KINDS:
+            self._fixed.clear()
+        fixed = self._render_fixed(body)
+        for name, value in ((tags.AGENT, tags.clean(kind[3])), (tags.CLASS, tags.clean(kind[2]))):
+            if value is not None:
+                fixed += f"{name}: {value}\r\n"
+        self._fixed[kind] = fixed
+        return fixed
 
     def _render_fixed(self, body: Body) -> str:
         target = self._target
@@ -72,33 +80,32 @@ class Heads:
             lines.append("anthropic-version: 2023-06-01")
             if target.api_key is not None:
                 lines.append(f"x-api-key: {target.api_key}")
-        fixed = self._fixed[(body.path, body.stream)] = "\r\n".join(lines) + "\r\n"
-        return fixed
+        return "\r\n".join(lines) + "\r\n"
 
 
+_KINDS = 1024
 _clean = lru_cache(4096)(tags.clean)
-"""Most values come again: classes, agents, node names, a workflow's id with each of its nodes."""
+"""Most values come again: node names, a workflow's id with each of its nodes."""
 
 
 class Exchange:
     """One request from due to its end. The connection calls head, body, done, lost; `on_end` is called exactly once."""
 
-    __slots__ = (
-        "attempt", "body_form", "connection", "due_ns", "end_ns", "error", "first_byte_ns", "first_token_ns",
-        "last_read_ns", "last_token_ns", "node", "observer", "outcome", "read_dt_ns", "read_tokens", "reused", "run",
-        "sent_ns", "shell", "status", "wire",
-    )  # fmt: skip
+    # Class-level defaults: one is made per request, and most of these are set once, later, or never.
+    connection: Connection | None = None
+    outcome: Outcome | None = None
+    error: str | None = None
+    status: int | None = None
+    sent_ns: int | None = None
+    reused: bool | None = None
+    first_byte_ns: int | None = None
+    first_token_ns: int | None = None
+    last_token_ns: int | None = None
+    last_read_ns = 0
+    end_ns = 0
 
     def __init__(
-        self,
-        shell: Shell,
-        run: Run,
-        node: Node,
-        due_ns: int,
-        wire: str,
-        body: Body,
-        observer: Observer,
-        attempt: int = 1,
+        self, shell: Shell, run: Run, node: Node, due_ns: int, wire: str, body: Body, observer: Observer, attempt: int
     ) -> None:
         self.shell = shell
         self.run = run
@@ -109,17 +116,6 @@ class Exchange:
         self.observer = observer
         self.attempt = attempt
         """which sending of this node it is, from 1"""
-        self.connection: Connection | None = None
-        self.outcome: Outcome | None = None
-        self.error: str | None = None
-        self.status: int | None = None
-        self.sent_ns: int | None = None
-        self.reused: bool | None = None
-        self.end_ns = 0
-        self.last_read_ns = 0
-        self.last_token_ns: int | None = None
-        self.first_byte_ns: int | None = None
-        self.first_token_ns: int | None = None
         self.read_dt_ns: list[int] = []
         self.read_tokens: list[int] = []
 
@@ -141,7 +137,8 @@ class Exchange:
             self.last_token_ns = now_ns
             if self.first_token_ns is None:
                 self.first_token_ns = now_ns
-                self.shell.first_token(self, now_ns)
+                if self.run.walk.awaited:
+                    self.shell.first_token(self, now_ns)
 
     def done(self, now_ns: int) -> None:
         observer = self.observer
@@ -178,28 +175,72 @@ class Exchange:
         return self.status in (429, 503)
 
     def record(self) -> Row:
-        """The plan and the deed, after the end: a DispatchRecord as its journal row, what is None left out."""
-        body = self.body_form
-        row = base_row(self.node, self.run.class_name, self.wire, self.outcome or "error", self.due_ns, self.end_ns)
-        row["api"] = body.api
-        row["model"] = body.model
-        if self.sent_ns is not None:
-            row["t_sent_ns"] = self.sent_ns
-            row["connection_reused"] = self.reused
-        if self.first_byte_ns is not None:
-            row["t_first_byte_ns"] = self.first_byte_ns
-            row["status"] = self.status
-        if self.first_token_ns is not None:
-            row["t_first_token_ns"] = self.first_token_ns
-            row["t_last_token_ns"] = self.last_token_ns
-        if self.error is not None:
-            row["error"] = self.error
+        """The plan and the deed, after the end: a DispatchRecord as its journal row."""
+        if self.outcome != "ok" or self.first_token_ns is None:
+            return self._partial()
+        node, body, observer = self.node, self.body_form, self.observer
+        usage = observer.usage
+        row: Row = {
+            "request_id": node.request_id,
+            "workflow_id": node.workflow_id,
+            "wire_id": self.wire,
+            "outcome": "ok",
+            "due_ns": self.due_ns,
+            "t_end_ns": self.end_ns,
+            "class_name": self.run.class_name,
+            "kind": node.kind,
+            "delay_ns": node.delay_ns,
+            "planned_input_tokens": node.input_length,
+            "planned_output_tokens": node.output_length,
+            "api": body.api,
+            "model": body.model,
+            "t_sent_ns": self.sent_ns,
+            "connection_reused": self.reused,
+            "t_first_byte_ns": self.first_byte_ns,
+            "status": self.status,
+            "t_first_token_ns": self.first_token_ns,
+            "t_last_token_ns": self.last_token_ns,
+            "read_dt_ns": self.read_dt_ns,
+            "read_tokens": self.read_tokens,
+            "finish_reason": observer.finish_reason,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        if usage.cached_tokens is not None:
+            row["cached_tokens"] = usage.cached_tokens
+        if observer.metrics is not None:
+            _add_metrics(row, observer.metrics)
+        if node.deps or node.agent_id is not None:
+            _add_graph(row, node)
         if self.attempt > 1:
             row["attempts"] = self.attempt
-        if self.read_dt_ns:
-            row["read_dt_ns"] = self.read_dt_ns
-            row["read_tokens"] = self.read_tokens
-        _add_reply(row, self.observer)
+        return row
+
+    def _partial(self) -> Row:
+        """Where something is missing: only what there is."""
+        row = base_row(self.node, self.run.class_name, self.wire, self.outcome or "error", self.due_ns, self.end_ns)
+        observer, usage = self.observer, self.observer.usage
+        seen = {
+            "api": self.body_form.api,
+            "model": self.body_form.model,
+            "t_sent_ns": self.sent_ns,
+            "connection_reused": self.reused,
+            "t_first_byte_ns": self.first_byte_ns,
+            "status": self.status,
+            "t_first_token_ns": self.first_token_ns,
+            "t_last_token_ns": self.last_token_ns,
+            "error": self.error,
+            "attempts": self.attempt if self.attempt > 1 else None,
+            "read_dt_ns": self.read_dt_ns or None,
+            "read_tokens": self.read_tokens or None,
+            "finish_reason": observer.finish_reason,
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        row |= {k: v for k, v in seen.items() if v is not None}
+        if observer.metrics is not None:
+            _add_metrics(row, observer.metrics)
         return row
 
 
@@ -218,27 +259,21 @@ def base_row(node: Node, class_name: str, wire: str, outcome: Outcome, due_ns: i
         "planned_input_tokens": node.input_length,
         "planned_output_tokens": node.output_length,
     }
+    _add_graph(row, node)
+    return row
+
+
+def _add_metrics(row: Row, metrics: EngineMetrics) -> None:
+    row["engine_queue_ns"] = metrics.queue_ns
+    row["engine_prefill_ns"] = metrics.prefill_ns
+    row["engine_decode_ns"] = metrics.decode_ns
+
+
+def _add_graph(row: Row, node: Node) -> None:
     if node.deps:
         row["deps"] = [dep_row(d) for d in node.deps]
     if node.agent_id is not None:
         row["agent_id"] = node.agent_id
-    return row
-
-
-def _add_reply(row: Row, observer: Observer) -> None:
-    usage, metrics = observer.usage, observer.metrics
-    if observer.finish_reason is not None:
-        row["finish_reason"] = observer.finish_reason
-    if usage.prompt_tokens is not None:
-        row["prompt_tokens"] = usage.prompt_tokens
-    if usage.cached_tokens is not None:
-        row["cached_tokens"] = usage.cached_tokens
-    if usage.completion_tokens is not None:
-        row["completion_tokens"] = usage.completion_tokens
-    if metrics is not None:
-        row["engine_queue_ns"] = metrics.queue_ns
-        row["engine_prefill_ns"] = metrics.prefill_ns
-        row["engine_decode_ns"] = metrics.decode_ns
 
 
 def judge(status: int, observer: Observer) -> tuple[Outcome, str | None]:
@@ -262,8 +297,8 @@ def judge(status: int, observer: Observer) -> tuple[Outcome, str | None]:
 
 def _is_events(headers: list[tuple[bytes, bytes]]) -> bool:
     for name, value in headers:
-        if name.lower() == b"content-type":
-            return value.lower().startswith(b"text/event-stream")
+        if len(name) == 12 and name.lower() == b"content-type":
+            return value[:17].lower() == b"text/event-stream"
     return True
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import shake_128
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +24,7 @@ VOCAB = (1_000, 31_000)
 CACHE_BYTES = 16 << 20
 
 
-@dataclass(slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A run of tokens: the first `tokens` of the stream that `key` names. shared: worth keeping rendered."""
 
     key: str
@@ -41,9 +39,13 @@ def segments(node: Node, manifest: Manifest, tokens: int | None = None) -> list[
     """
     left = node.input_length if tokens is None else tokens
     size = manifest.block_size
-    scope = {"global": "", "workflow": node.workflow_id, "session": node.session_id or node.workflow_id}[
-        manifest.hash_scope
-    ]
+    match manifest.hash_scope:
+        case "global":
+            scope = ""
+        case "workflow":
+            scope = node.workflow_id
+        case _:
+            scope = node.session_id or node.workflow_id
     out: list[Segment] = []
     for block in node.hash_ids or ():
         if left <= 0:

@@ -145,7 +145,8 @@ class Shell:
         if workflow is None:
             self._exhausted = True
         else:
-            self._agenda.at(start_ns, self._begin, workflow, start_ns - arrival_ns(workflow))
+            origin_ns = start_ns - arrival_ns(workflow)
+            self._agenda.at(start_ns, self._begin, workflow, origin_ns)
 
     def _begin(self, workflow: Workflow, origin_ns: int, due_ns: int) -> None:
         if self.stopped:
@@ -264,9 +265,8 @@ class Shell:
             self._loop.call_soon(self._check_writes)
         self._fresh_writes.append(connection)
         run = exchange.run
-        ready = run.walk.reach(exchange.node.request_id, "start", now)
-        if ready:
-            self._release(run, ready)
+        if run.walk.awaited:
+            self._release(run, run.walk.reach(exchange.node.request_id, "start", now))
         if self._options.cancel_share and chosen(exchange.wire, self._options.cancel_share):
             self._agenda.at(now + self._options.cancel_after_ns, self._cancel, exchange)
 
@@ -307,8 +307,7 @@ class Shell:
         if exchange.outcome != "ok" and self._repeat(exchange):
             return
         record = exchange.record()
-        self.tally.ended(record)
-        self._write(record)
+        self._record(record)
         if exchange.outcome == "ok":
             if run.outputs is not None:
                 tokens = record.get("completion_tokens")

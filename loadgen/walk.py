@@ -107,6 +107,11 @@ class Walk:
         return left
 
     @property
+    def awaited(self) -> bool:
+        """Some node still waits for an anchor of another."""
+        return bool(self._waiters)
+
+    @property
     def busy(self) -> bool:
         """A released node has not ended yet."""
         return bool(self._running)
@@ -126,7 +131,7 @@ class Solo:
     """The walk of a workflow that is one node without dependencies: most requests of a request trace are such."""
 
     __slots__ = ("_node", "_t0_ns", "busy", "workflow")
-    stuck = False
+    stuck = awaited = False
 
     def __init__(self, workflow: Workflow, t0_ns: int) -> None:
         self.workflow = workflow
