@@ -230,7 +230,7 @@ class Connection(asyncio.Protocol):
         self._parser = self._whole
         self._feed(data)
         if self._headed:
-            if cut > 4 and self._plain():
+            if cut > 4 and data[9:12] == b"200" and self._plain():  # not the head of an interim reply before it
                 self._pool.learn(data[:cut], Head(self._status, self._headers, self._keep))
             reply.head(self._status, self._headers, now)
         if self._reply is reply:  # else the callback aborted

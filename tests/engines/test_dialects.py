@@ -180,3 +180,35 @@ def test_nonsense_never_raises(body: bytes, api: str, stream: bool) -> None:
 )
 def test_json_of_the_wrong_shape_never_raises(row: object, api: str, stream: bool) -> None:
     watch(api, [sse(row) if stream else orjson.dumps(row)], stream)
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.text(max_size=12).map(lambda t: orjson.dumps({"id": "c", "choices": [{"index": 0, "text": t, "more": 1}]})),
+        st.sampled_from(
+            [
+                orjson.dumps({"id": "c", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}),
+                orjson.dumps({"id": "c", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}),
+                b'{"broken',
+                b"[1]",
+                b"[DONE]",
+            ]
+        ),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(EVENTS, st.sampled_from([b"\n\n", b"\r\n\r\n", b"\n\n: ping\n\n", b"\n\n\n"]), st.lists(st.integers(0, 9000)))
+def test_many_events_in_one_read_count_as_one_by_one(events: list[bytes], border: bytes, cuts: list[int]) -> None:
+    """Long reads are counted in a few passes, without text; the facts are those of the slow way, whatever the cuts."""
+    whole = [b"data: " + event + border for event in events]
+    slow = watch("completions", whole)
+    body = b"".join(whole)
+    marks = [0, *sorted(c for c in set(cuts) if 0 < c < len(body)), len(body)]
+    seen = observer("completions", True)
+    counted = sum(seen.feed(body[a:b]) for a, b in pairwise(marks))
+    seen.finish()
+    assert counted == seen.tokens
+    assert facts(seen)[:-1] == facts(slow)[:-1]

@@ -311,6 +311,48 @@ def test_nobody_listens() -> None:
     run_virtual(main)
 
 
+REPLIES = {
+    b"chunked": CHUNKED + b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
+    b"counted": b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world",
+    b"empty": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    b"not found": b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
+    b"patience": b"HTTP/1.1 100 Continue\r\n\r\n" + HELLO,
+}
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(REPLIES)), st.lists(st.integers(1, 90), max_size=4)), max_size=8))
+@settings(max_examples=60)
+def test_replies_on_one_connection_whose_heads_come_again(asked: list[tuple[bytes, list[int]]]) -> None:
+    """A head seen before is taken from memory: what the caller is told stays the same, however the reads fall."""
+
+    def cut(data: bytes, at: list[int]) -> list[bytes | None]:
+        marks = [0, *sorted({c for c in at if c < len(data)}), len(data)]
+        return [data[a:b] for a, b in pairwise(marks)]
+
+    async def client(pool: Pool, loop: VirtualLoop) -> None:
+        for name, _ in asked:
+            connection, reply = await exchange(pool)
+            want = {b"empty": (200, b""), b"not found": (404, b"no"), b"patience": (200, b"hello")}
+            assert (reply.status, reply.data) == want.get(name, (200, b"hello world"))
+            assert reply.headers
+            assert (reply.ends, reply.why) == (1, None)
+            assert connection.clean
+            pool.release(connection)
+        assert pool.opened == min(1, len(asked))
+
+    play([cut(REPLIES[name], at) for name, at in asked], client)
+
+
+def test_surplus_after_a_reply_with_a_known_head_is_not_taken_for_body() -> None:
+    async def client(pool: Pool, loop: VirtualLoop) -> None:
+        for _ in range(2):
+            connection, reply = await exchange(pool)
+            pool.release(connection)
+        assert (reply.data, pool.idle) == (b"hello", 0)
+
+    play([[HELLO], [HELLO + HELLO]], client)
+
+
 @pytest.mark.parametrize("uv", [False, True])
 def test_real_sockets_with_backpressure_both_ways(uv: bool) -> None:
     import uvloop

@@ -343,3 +343,44 @@ def test_real_time_on_uvloop(kit: Any) -> None:
     assert all(sum(r.read_tokens) == 4 for r in records)
     assert len(by_workflow(records)) == 60 and orjson.dumps(records)
     assert makespan_ns({}) is None
+
+
+def test_retries_are_off_by_default_and_on_request_stay_due_when_they_were(kit: Any) -> None:
+    def flaky(refusals: int) -> Callable[[Any], Any]:
+        seen: list[int] = []
+
+        def script(asked: Any) -> Any:
+            seen.append(asked.t_ns)
+            if len(seen) <= refusals:
+                return kit.plain(503, {"error": {"message": "warming up"}})
+            return kit.stream(asked, first_ns=10 * MS, gap_ns=0)
+
+        return script
+
+    work = [Workflow("w", (node("a", arrival=5 * MS, out=1),))]
+    (record,), totals, server = virtual(work, flaky(1), kit)
+    assert (record.outcome, record.attempts, totals.retries, len(server.asked)) == ("error", 1, 0, 1)
+    (record,), totals, server = virtual(work, flaky(2), kit, options=ReplayOptions(retries=2, retry_wait_ns=100 * MS))
+    assert (record.outcome, record.attempts, totals.retries, totals.requests) == ("ok", 3, 2, 1)
+    assert [a.t_ns for a in server.asked] == [5 * MS, 105 * MS, 305 * MS]
+    assert (record.due_ns, record.t_sent_ns, record.t_end_ns) == (5 * MS, 305 * MS, 315 * MS)
+    assert len({a.headers["x-request-id"] for a in server.asked}) == 3
+    (record,), totals, _ = virtual(work, flaky(9), kit, options=ReplayOptions(retries=2, retry_wait_ns=100 * MS))
+    assert (record.outcome, record.attempts, totals.errors) == ("error", 3, 1)
+    (record,), totals, _ = virtual(
+        work, flaky(9), kit, options=ReplayOptions(retries=9, timeout_ns=150 * MS, retry_wait_ns=100 * MS)
+    )
+    assert record.attempts == 2, "no repetition beyond the allowance from due"
+    # refused by rule: asking again would change nothing
+    (record,), totals, server = virtual(
+        work, lambda a: kit.plain(400, {"error": {"message": "too long"}}), kit, options=ReplayOptions(retries=3)
+    )
+    assert (record.outcome, record.attempts, len(server.asked)) == ("rejected", 1, 1)
+
+
+def test_a_stop_ends_what_waits_for_its_repetition(kit: Any) -> None:
+    (record,), totals, _ = virtual(
+        [Workflow("w", (node("a"),))], lambda a: kit.plain(503, {}), kit, stop_after_ns=50 * MS,
+        options=ReplayOptions(retries=5, retry_wait_ns=1 * S),
+    )  # fmt: skip
+    assert (record.outcome, totals.stopped) == ("cancelled", True)
