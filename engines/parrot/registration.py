@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from engines.http1 import Pool
 from engines.parrot.protocol import parse_json
+from engines.pool import Pool
 from traces.seams import Connect, NowNs, SleepUntil
 
 HEARTBEAT_NS = 3_000_000_000
