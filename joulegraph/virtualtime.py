@@ -73,6 +73,18 @@ def run_in_virtual_time(run: RunDir, plan: VirtualRun) -> None:
         run.update_info(state=state, why=why, wall_s=round(time.monotonic() - started, 3))
 
 
+def _serve_layer(engine: Any) -> dict[str, Any]:
+    """For run.json: how full a Parrot's engines were, and what kept them from being fuller."""
+    from engines.parrot.protocol import LATENCY_TASKS
+    from engines.parrot.server import RunningParrot
+
+    if not isinstance(engine, RunningParrot):
+        return {}
+    core = engine.core
+    capacity = core.options.tasks_capacity
+    return {"parrot": {"latency_cap": LATENCY_TASKS, "tasks_capacity": capacity, "tasks_peak": max(core.peak)}}
+
+
 class _Session:
     """The parts of one virtual run and their journals."""
 
@@ -141,7 +153,7 @@ class _Session:
             if close_proxy is not None:
                 await close_proxy()
             await engine.close()
-        return {**outcome, "sensors": [info for source in sources for info in source.infos]}
+        return {**outcome, **_serve_layer(engine), "sensors": [info for source in sources for info in source.infos]}
 
     async def _start(self, options: EngineOptions, **seams: Any) -> Any:
         """The engine alone, or under the embedded Parrot's serve layer where the job speaks to one."""

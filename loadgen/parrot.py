@@ -1,4 +1,4 @@
-"""The open loop onto a Parrot: one session per workflow, calls in topological order, values awaited, session deleted.
+"""Open or closed loop onto a Parrot: a session per workflow, calls in topological order, values awaited.
 
 Why apart from loadgen.replay: a Parrot is given the graph and walks it itself. Arrivals, salts, prompts' words, wire
 ids and dispatch rows are the same, so a trace played here and on an OpenAI-style engine compares point by point. A
@@ -26,7 +26,6 @@ from loadgen.prompts import Words
 from loadgen.tally import ReplayTotals, Tally
 from loadgen.target import Target
 from traces import tags
-from traces.errors import UserError
 from traces.records import Outcome
 from traces.seams import Connect, NowNs, SleepUntil
 from traces.status import StatusPage
@@ -49,8 +48,6 @@ async def replay_parrot(
     """As loadgen.replay.replay, onto a Parrot's public API. Rows: due_ns is when the trace (and what came before) let
     the node run; t_sent_ns the later of that and its submission; t_end_ns when its value was read."""
     options = options or ReplayOptions()
-    if options.closed_loop_users is not None:
-        raise UserError("closed loop: not available for --api parrot; replay it open loop")
     tls = None if target.ssl is None else target.ssl.context()
     pool = Pool(target.host, target.port, connect=connect, now_ns=now_ns, ssl=tls)
     shell = _Shell(target, pool, now_ns, sleep_until, write, Tally(status, now_ns()), options)
@@ -171,9 +168,12 @@ class _Shell:
 
     async def run(self, source: Iterator[Workflow], t0_ns: int, stop: asyncio.Event) -> None:
         watcher = asyncio.ensure_future(self._watch_stop(stop))
-        feeder = self._spawn(self._feed(source, t0_ns))
+        if self._options.closed_loop_users is None:
+            self._spawn(self._feed(source, t0_ns))
+        for _ in range(self._options.closed_loop_users or 0):
+            self._spawn(self._user(source, t0_ns))
         try:
-            while self._tasks or not feeder.done():
+            while self._tasks:
                 await self._over.wait()
                 self._over.clear()
                 if self._error is not None:
@@ -207,8 +207,19 @@ class _Shell:
             if self.stopped:
                 return
             self.tally.woke(self._now_ns() - due)
-            calls = plan_calls(workflow, self._options.manifest, self._words, self._prefixes, self._target.criteria)
-            self._spawn(self._play(_Run(workflow, t0_ns, calls)))
+            self._spawn(self._play(_Run(workflow, t0_ns, self._planned(workflow))))
+
+    async def _user(self, source: Iterator[Workflow], start_ns: int) -> None:
+        """Closed loop: a user takes the next workflow when the last one has ended and the pause is over."""
+        for workflow in source:
+            await self._sleep_until(start_ns)
+            if self.stopped:
+                return
+            await self._play(_Run(workflow, start_ns - arrival_ns(workflow), self._planned(workflow)))
+            start_ns = self._now_ns() + self._options.closed_loop_think_ns
+
+    def _planned(self, workflow: Workflow) -> dict[str, PlannedCall]:
+        return plan_calls(workflow, self._options.manifest, self._words, self._prefixes, self._target.criteria)
 
     async def _watch_stop(self, stop: asyncio.Event) -> None:
         await stop.wait()

@@ -6,6 +6,7 @@ Ends with results and means (Parquet, CSV) and plots (SVG, PNG) in the sweep's d
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="sweep directory (default sweeps/<name>)")
     parser.add_argument("--plan", action="store_true", help="show what would run, in order, and leave")
     parser.add_argument("--retry", action="store_true", help="try points again that could not run before")
+    parser.add_argument("--jobs", type=int, metavar="N", help="virtual points side by side (default: one per core)")
     parser.add_argument("--quiet", action="store_true", help="no line per point")
     parser.add_argument("--json", action="store_true", help="print one JSON line on stdout")
 
@@ -36,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
         _show_plan(sweep)
         return 0
     out = args.out or Path("sweeps") / sweep.name
-    counts = Driver(sweep, out, retry=args.retry, quiet=args.quiet or args.json).run()
+    jobs = args.jobs or len(os.sched_getaffinity(0))
+    counts = Driver(sweep, out, retry=args.retry, quiet=args.quiet or args.json, jobs=jobs).run()
     if not args.quiet:
         sys.stderr.write("joulegraph: writing tables and plots\n")
     files = derive(sweep, out)

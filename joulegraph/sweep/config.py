@@ -19,9 +19,13 @@ import orjson
 from traces.errors import UserError
 
 MOST_POINTS = 10_000
-BATCH = ("max_num_seqs", "max_num_active_seqs", "proxy_limit")
-"""the three meanings of batch size: three factors"""
-KINDS = ("embedded", "embedded-real", "vllm", "xllamacpp", "attach")
+BATCH = ("max_num_seqs", "max_num_active_seqs", "proxy_limit", "max_batch_size", "tasks_capacity")
+"""the meanings of batch size: a factor each. The last two are Parrot's: of its engine, and of its scheduler"""
+KINDS = ("embedded", "embedded-real", "parrot", "vllm", "xllamacpp", "attach")
+VIRTUAL = ("embedded", "parrot")
+"""run in virtual time, in this process or in workers"""
+TRUTH = "truth"
+"""policy of virtual points that takes the engine's true joules instead of attributing"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Point:
     """One combination of factors. None leaves a default alone."""
 
     engine: str = "embedded:h100-llama8b"
-    """embedded:PROFILE (virtual time), embedded-real:PROFILE, vllm, xllamacpp, attach:URL"""
+    """embedded:PROFILE and parrot:PROFILE (virtual time), embedded-real:PROFILE, vllm, xllamacpp, attach:URL"""
     model: str | None = None
     """vllm, xllamacpp: what to serve; attach: the name to ask for"""
     workload: str | None = None
@@ -50,6 +54,10 @@ class Point:
     max_num_seqs: int | None = None
     max_num_active_seqs: int | None = None
     proxy_limit: int | None = None
+    max_batch_size: int | None = None
+    """parrot: sequences per step of its engine"""
+    tasks_capacity: int | None = None
+    """parrot: calls its scheduler lets onto an engine; a latency call caps it at four whatever this says"""
     max_num_batched_tokens: int | None = None
     max_model_len: int | None = None
     prefix_caching: bool | None = None
@@ -58,7 +66,7 @@ class Point:
 
     @property
     def kind(self) -> str:
-        """embedded | embedded-real | vllm | xllamacpp | attach"""
+        """one of KINDS"""
         return self.engine.partition(":")[0]
 
     @property
@@ -113,8 +121,8 @@ _TABLES = ("name", "base", "grid", "point", "vllm")
 _LEAST: dict[str, float] = {
     "repeats": 1, "warmup": 0, "cooldown_s": 0, "idle_s": 0, "timeout_s": 1, "count": 1, "input_length": 1,
     "output_length": 1, "rate": 0, "cv": 0, "users": 1, "max_num_seqs": 1, "max_num_active_seqs": 1, "proxy_limit": 1,
-    "max_num_batched_tokens": 1, "max_model_len": 1, "power_cap_w": 1, "sm_clock_mhz": 1, "start_s": 1,
-    "gpu_memory_utilization": 0.01,
+    "max_batch_size": 1, "tasks_capacity": 1, "max_num_batched_tokens": 1, "max_model_len": 1, "power_cap_w": 1,
+    "sm_clock_mhz": 1, "start_s": 1, "gpu_memory_utilization": 0.01,
 }  # fmt: skip
 
 
@@ -142,6 +150,8 @@ def parse(data: Mapping[str, Any], *, default_name: str = "sweep", folder: Path 
     points = tuple(dict.fromkeys(_located(p, folder) for p in _points(data)))
     for point in points:
         _check(point)
+        if common.get("policy") == TRUTH and point.kind not in VIRTUAL:
+            raise UserError(f"policy = 'truth': only embedded and parrot points know it, not {point.engine!r}")
     return Sweep(str(data.get("name", default_name)), points, vllm=vllm, **common)
 
 
@@ -222,7 +232,7 @@ def _located(point: Point, folder: Path) -> Point:
 def _check(point: Point) -> None:
     if point.kind not in KINDS:
         raise UserError(f"engine = {point.engine!r}: must be one of {', '.join(KINDS)}, like embedded:h100-llama8b")
-    if point.kind in ("embedded", "embedded-real", "attach") and not point.engine_argument:
+    if point.kind in ("embedded", "embedded-real", "parrot", "attach") and not point.engine_argument:
         what = "a URL" if point.kind == "attach" else "a profile"
         raise UserError(f"engine = {point.engine!r}: needs {what} after a colon")
     if point.kind == "vllm" and not point.model:

@@ -19,11 +19,12 @@ from typing import Any
 
 import orjson
 
-from engines.launchers.common import Launched, decisive_line, healthy
-from joulegraph.sweep.config import Point, Sweep
-from joulegraph.sweep.plan import Slot, clock, eta_s, launch_key, order
-from joulegraph.sweep.play import Task, play
+from joulegraph.sweep.config import VIRTUAL, Point, Sweep
+from joulegraph.sweep.launch import Keeper
+from joulegraph.sweep.plan import Slot, clock, eta_s, order
+from joulegraph.sweep.play import Task, finish, play
 from joulegraph.sweep.setup import trace_of, unable
+from joulegraph.sweep.workers import Workers
 from traces.errors import UserError
 from traces.rundir import RunDir
 
@@ -58,42 +59,53 @@ def _stops() -> Iterator[Stop]:
 
 @dataclass
 class Driver:
-    """The state of one invocation."""
+    """The state of one invocation. jobs: virtual points played side by side, each in a worker process."""
 
     sweep: Sweep
     out: Path
     retry: bool = False
     quiet: bool = False
+    jobs: int = 1
     stop: Stop = field(default_factory=Stop)
-    engine: Launched | None = None
-    engine_key: Any = None
-    unstartable: dict[Any, str] = field(default_factory=dict)
-    """launch key -> why: an engine that did not start is not tried again for every repeat"""
 
     def run(self) -> dict[str, int]:
         """Play what is left; how many runs are done, failed and left."""
         slots = order(self.sweep.points, self.sweep.repeats, self.sweep.seed)
         self._prepare(slots)
         todo = [slot for slot in slots if self._over(slot) not in (("done",) if self.retry else ("done", "failed"))]
-        took: list[float] = []
+        self.keeper = Keeper(self.sweep, self.out, self._warm_up)
+        self.workers = Workers(min(self.jobs, sum(slot.point.kind in VIRTUAL for slot in todo)))
         with _stops() as self.stop:
             try:
-                for index, slot in enumerate(todo):
-                    if self.stop.count:
-                        break
-                    if index:
-                        self._cool(slot)
-                    self._say(
-                        f"{len(slots) - len(todo) + index + 1}/{len(slots)}", slot, eta_s(took, len(todo) - index)
-                    )
-                    self.stop.leaves_at = 2 if slot.point.kind == "embedded" else 3
-                    started = time.monotonic()
-                    self._play(slot)
-                    took.append(time.monotonic() - started)
+                self._all(todo, len(slots))
             finally:
-                self._stop_engine()
+                self.workers.close()
+                self.keeper.stop()
         states = [self._over(slot) for slot in slots]
         return {name: sum(s == name for s in states) for name in ("done", "failed")} | {"left": states.count(None)}
+
+    def _all(self, todo: list[Slot], of: int) -> None:
+        began = time.monotonic()
+        for index, slot in enumerate(todo):
+            if self.stop.count:
+                break
+            beside = slot.point.kind in VIRTUAL and self.jobs > 1
+            # What runs in real time is measured: nothing may run beside it.
+            self._collect(self.jobs - 1 if beside else 0)
+            if index:
+                self._cool(slot)
+            ended = index - len(self.workers.busy)
+            left_s = eta_s(time.monotonic() - began, ended, len(todo) - ended)
+            self._say(f"{of - len(todo) + index + 1}/{of}", slot, left_s)
+            self.stop.leaves_at = 2 if slot.point.kind in VIRTUAL else 3
+            self._play(slot, beside)
+        self._collect(0)
+
+    def _collect(self, most: int) -> None:
+        """Take results until at most `most` points are under way beside this process."""
+        while len(self.workers.busy) > most:
+            for slot, why in self.workers.ended():
+                self._note(slot, why)
 
     def _prepare(self, slots: list[Slot]) -> None:
         (self.out / "runs").mkdir(parents=True, exist_ok=True)
@@ -117,46 +129,58 @@ class Driver:
         return outcomes(self.out).get(slot.name, {}).get("outcome") == "failed"
 
     def _cool(self, slot: Slot) -> None:
-        if slot.point.kind != "embedded":
+        if slot.point.kind not in VIRTUAL:
             end = time.monotonic() + self.sweep.cooldown_s
             while not self.stop.count and time.monotonic() < end:
                 time.sleep(0.1)
 
-    def _play(self, slot: Slot) -> None:
-        why = self._tried(slot)
+    def _play(self, slot: Slot, beside: bool) -> None:
+        try:
+            task = self._prepared(slot)
+            if task is None:
+                return self._note(slot, None)
+            if beside:
+                return self.workers.give(slot, task)
+            play(task, lambda: self.stop.count)
+            why = self._judged(task.run)
+        except UserError as error:
+            why = self.keeper.died() or str(error)
+        return self._note(slot, why)
+
+    def _prepared(self, slot: Slot) -> Task | None:
+        """What is to be played, with its engine running; None: it was played before. UserError: it cannot be."""
+        why = unable(slot.point)
+        if why is not None:
+            raise UserError(why)
+        trace = trace_of(slot.point, self.sweep, slot.repeat, self.out / "traces")
+        url = self.keeper.url_for(slot.point)
+        path = self.out / "runs" / slot.name
+        if self._failed(slot):
+            _aside(path)
+        elif _salvaged(path, self.sweep.policy):
+            return None
+        return self._task(slot, path, trace, url)
+
+    def _judged(self, path: Path) -> str | None:
+        """Why a run that was played counts for nothing; None: it counts."""
+        run = RunDir.open(path)
+        if run.info["state"] == "interrupted":
+            return "interrupted"
+        why = self.keeper.died()
+        if why is not None:
+            run.update_info(state="invalid", why=why)
+        return why
+
+    def _note(self, slot: Slot, why: str | None) -> None:
+        """One line of outcomes.jsonl. What was left on purpose has none: it is run again."""
         row: dict[str, Any] = {"run": slot.name, "outcome": "done", "why": None, "wall_ns": time.time_ns()}
         if why is not None:
             if self.stop.count > 1:
-                return  # left on purpose: it is run again
+                return
             row |= {"outcome": "failed", "why": why}
             sys.stderr.write(f"joulegraph: {slot.name} did not run: {why}\n")
         with (self.out / "outcomes.jsonl").open("ab") as file:
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-
-    def _tried(self, slot: Slot) -> str | None:
-        """Play one run; None, or why it could not."""
-        why = unable(slot.point)
-        if why is not None:
-            return why
-        try:
-            trace = trace_of(slot.point, self.sweep, slot.repeat, self.out / "traces")
-            url = self._engine_for(slot.point)
-            path = self.out / "runs" / slot.name
-            if self._failed(slot):
-                _aside(path)
-            elif _salvaged(path, self.sweep.policy):
-                return None
-            task = self._task(slot, path, trace, url)
-            play(task, lambda: self.stop.count)
-            run = RunDir.open(path)
-        except UserError as error:
-            return self._engine_died() or str(error)
-        if run.info["state"] == "interrupted":
-            return "interrupted"
-        why = self._engine_died()
-        if why is not None:
-            run.update_info(state="invalid", why=why)
-        return why
 
     def _task(self, slot: Slot, path: Path, trace: Path, url: str | None) -> Task:
         sweep = self.sweep
@@ -168,7 +192,7 @@ class Driver:
             salt=f"{sweep.seed}/{slot.name}",
             seed=sweep.seed + slot.repeat,
             url=url,
-            steps=Path(steps) if (steps := self.engine and self.engine.facts.get("steps")) else None,
+            steps=self.keeper.steps,
             sources=() if slot.point.kind == "embedded-real" else sweep.sources,
             idle_s=sweep.idle_s,
             timeout_s=sweep.timeout_s,
@@ -176,35 +200,6 @@ class Driver:
             prompts=sweep.prompts,
             quiet=self.quiet,
         )
-
-    # ------------------------------------------------------------------ engines
-
-    def _engine_for(self, point: Point) -> str | None:
-        """URL of the engine that this point needs, started or kept. UserError when it does not start."""
-        if point.kind in ("embedded", "embedded-real"):
-            return None
-        key = launch_key(point)
-        if key != self.engine_key:
-            self._stop_engine()
-            if key in self.unstartable:
-                raise UserError(self.unstartable[key])
-            try:
-                self.engine = self._launch(point)
-            except UserError as error:
-                self.unstartable[key] = str(error)
-                raise
-            self.engine_key = key
-            self._warm_up(point, self.engine.url)
-        assert self.engine is not None
-        return self.engine.url
-
-    def _launch(self, point: Point) -> Launched:
-        # A started engine must not see the terminal's Ctrl-C: it inherits the blocked signal.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            return launched(point, self.sweep, self.out)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
     def _warm_up(self, point: Point, url: str) -> None:
         if not self.sweep.warmup:
@@ -215,19 +210,6 @@ class Driver:
         values |= {"limit": self.sweep.warmup, "salt": f"warm-up {time.monotonic_ns()}", "idle_s": 0.0, "sources": ()}
         play(Task(**values), lambda: self.stop.count)
 
-    def _engine_died(self) -> str | None:
-        engine = self.engine
-        if engine is None or healthy(engine.host, engine.port) or engine.facts.get("engine") == "attached":
-            return None
-        log = engine.facts.get("log")
-        self._stop_engine()
-        return "the engine died" + (f": {decisive_line(Path(log))} (log: {log})" if log else "")
-
-    def _stop_engine(self) -> None:
-        engine, self.engine, self.engine_key = self.engine, None, None
-        if engine is not None:
-            engine.stop()
-
     def _say(self, place: str, slot: Slot, left_s: float | None) -> None:
         if self.quiet:
             return
@@ -235,56 +217,6 @@ class Driver:
         eta = f", {clock(left_s)} to go" if left_s is not None else ""
         sys.stderr.write(f"{place}{eta}: repeat {slot.repeat}, {factors}\n")
         sys.stderr.flush()
-
-
-def launched(point: Point, sweep: Sweep, out: Path) -> Launched:
-    """The engine of a point, started (vllm, xllamacpp) or found (attach)."""
-    if point.kind == "attach":
-        from joulegraph.targets import ask
-        from loadgen.target import split_url
-
-        server = ask(point.engine_argument)
-        host, port, _, _ = split_url(point.engine_argument)
-        return Launched(host, port, server.models[0], {"engine": "attached"})
-    log = out / "engines" / f"{point.key()}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if point.kind == "xllamacpp":
-        from engines.launchers import xllamacpp
-
-        return xllamacpp.launch(
-            xllamacpp.XllamaOptions(
-                model=Path(point.model) if point.model else None,
-                max_num_seqs=point.max_num_seqs or 4,
-                context=point.max_model_len or 4096,
-                log=log,
-            )
-        )
-    from engines.launchers import vllm
-
-    active = point.max_num_active_seqs
-    steps = log.with_suffix(f".{time.time_ns()}.steps.jsonl")
-    engine = vllm.launch(
-        vllm.VllmOptions(
-            model=point.model or "",
-            python=sweep.vllm.python,
-            max_num_seqs=point.max_num_seqs,
-            max_num_batched_tokens=point.max_num_batched_tokens,
-            max_model_len=point.max_model_len,
-            gpu_memory_utilization=sweep.vllm.gpu_memory_utilization,
-            enable_prefix_caching=point.prefix_caching,
-            extra=(*sweep.vllm.flags, *(("--max-num-active-seqs", str(active)) if active is not None else ())),
-            log=log,
-            steps=steps,
-            start_s=sweep.vllm.start_s,
-        ),
-        _progress,
-    )
-    engine.facts["steps"] = str(steps)
-    return engine
-
-
-def _progress(text: str) -> None:
-    sys.stderr.write(f"joulegraph: {text}\n")
 
 
 def outcomes(out: Path) -> dict[str, dict[str, Any]]:
@@ -304,9 +236,7 @@ def _salvaged(path: Path, policy: str) -> bool:
         return False
     run = RunDir.open(path)
     if run.info.get("state") in ("complete", "invalid") and run.info.get("load", {}).get("requests"):
-        from joulegraph.finish import complete
-
-        complete(run, policy=policy, report=False)
+        finish(run, policy)
         return True
     _aside(path)
     return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from random import Random
-from statistics import median
 
 from joulegraph.sweep.config import Point
 
@@ -69,9 +68,9 @@ def starts(slots: Sequence[Slot], key: Callable[[Point], Hashable] = launch_key)
     return sum(i == 0 or keys[i - 1] != k for i, k in enumerate(keys))
 
 
-def eta_s(took_s: Sequence[float], left: int) -> float | None:
-    """Seconds still to go: the median of what runs took, times what is left; None before the first has ended."""
-    return median(took_s) * left if took_s else None
+def eta_s(elapsed_s: float, ended: int, left: int) -> float | None:
+    """Seconds still to go at the pace so far (several points may be under way at once); None before the first end."""
+    return elapsed_s / ended * left if ended else None
 
 
 def clock(seconds: float) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from joulegraph.engines import embedded_options
 from joulegraph.load import LoadJob
-from joulegraph.sweep.config import Point
+from joulegraph.sweep.config import TRUTH, VIRTUAL, Point
 from loadgen.replay import ReplayOptions
 from loadgen.target import Target
 from traces.child import on_lifeline_end, spawn
@@ -26,6 +26,7 @@ from traces.errors import UserError
 from traces.rundir import RunDir
 
 YEAR_S = 365 * 86_400
+NO_WORD = "the process of this point ended without a word"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +56,28 @@ class Task:
 
 def play(task: Task, asked: Callable[[], int] = lambda: 0) -> None:
     """Run to the end and derive the run's figures. UserError says why it could not. asked: Ctrl-C so far."""
-    if task.point.kind == "embedded":
+    if task.point.kind in VIRTUAL:
         play_virtual(task)
     else:
         _in_own_session(task, asked)
 
 
 def play_virtual(task: Task) -> None:
-    """The embedded engine in virtual time, in this process."""
+    """The embedded engine, alone or under an embedded Parrot, in virtual time, in this process."""
     from joulegraph.virtualtime import VirtualRun, run_in_virtual_time
 
     point = task.point
-    target = Target("127.0.0.1", 0, prompts=_prompts(task))
+    if point.kind == "parrot":
+        target = Target("127.0.0.1", 0, api="parrot", prompts="words")
+    else:
+        target = Target("127.0.0.1", 0, prompts=_prompts(task))
     run = _directory(task)
     plan = VirtualRun(
         _job(task, target, YEAR_S),
         _embedded(task, real_time=False),
         through_proxy=point.proxy_limit is not None,
         max_concurrency=point.proxy_limit,
+        parrot=_serve_layer(point),
     )
     run_in_virtual_time(run, plan)
     _complete(run, task)
@@ -151,9 +156,8 @@ def _in_own_session(task: Task, asked: Callable[[], int]) -> None:
                     os.kill(child.process.pid or 0, signal.SIGINT)
         said = child.lifeline.recv()
     except EOFError:
-        raise UserError(
-            f"the process of this point ended without a word (exit code {child.process.exitcode})"
-        ) from None
+        code = child.process.exitcode
+        raise UserError(f"{NO_WORD} (exit code {code}); look at its lines above") from None
     finally:
         child.stop(30.0)
     if said is not None:
@@ -167,10 +171,20 @@ def _directory(task: Task) -> RunDir:
 
 
 def _complete(run: RunDir, task: Task) -> None:
+    if run.info["state"] in ("complete", "invalid") and run.info["load"]["requests"]:
+        finish(run, task.policy)
+
+
+def finish(run: RunDir, policy: str) -> None:
+    """Figures of a run that ended whole."""
+    if policy == TRUTH:
+        from joulegraph.sweep.truth import complete_from_truth
+
+        complete_from_truth(run)
+        return
     from joulegraph.finish import complete
 
-    if run.info["state"] in ("complete", "invalid") and run.info["load"]["requests"]:
-        complete(run, policy=task.policy, report=False)
+    complete(run, policy=policy, report=False)
 
 
 def _job(task: Task, target: Target, timeout_s: float) -> LoadJob:
@@ -194,7 +208,7 @@ def _embedded(task: Task, *, real_time: bool) -> Any:
     point = task.point
     return embedded_options(
         point.engine_argument,
-        max_num_seqs=point.max_num_seqs,
+        max_num_seqs=point.max_batch_size if point.kind == "parrot" else point.max_num_seqs,
         max_num_batched_tokens=point.max_num_batched_tokens,
         max_model_len=point.max_model_len,
         power_cap_w=point.power_cap_w,
@@ -202,6 +216,13 @@ def _embedded(task: Task, *, real_time: bool) -> Any:
         seed=task.seed,
         real_time=real_time,
     )
+
+
+def _serve_layer(point: Point) -> Any:
+    """Options of the embedded Parrot; None: its own defaults."""
+    from engines.parrot.embedded import ServeOptions
+
+    return None if point.tasks_capacity is None else ServeOptions(tasks_capacity=point.tasks_capacity)
 
 
 def _prompts(task: Task) -> Any:

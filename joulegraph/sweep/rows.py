@@ -23,7 +23,8 @@ FIGURES = (
     "tokens_per_s_in_flight", "tokens_per_s_generating", "active_j", "active_lo_j", "active_hi_j", "full_j",
     "gpu_j", "hbm_j", "cpu_j", "dram_j", "j_per_output_token", "j_per_request", "j_per_workflow", "edp_js_mean",
     "cached_share", "measured_j", "idle_j", "tail_j", "foreign_j", "unmeasured_j",
-    "kv_usage_mean", "kv_usage_max", "preemptions", "batch_mean", "batch_max", "truth_error_median",
+    "kv_usage_mean", "kv_usage_max", "preemptions", "batch_mean", "batch_max", "tasks_peak", "latency_cap",
+    "truth_error_median",
 )  # fmt: skip
 """every figure a row may hold; hbm is inside gpu, never added to it"""
 
@@ -41,7 +42,7 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
         row = {"class": name, **_latency(dispatch, mine), **_workflows(workflows, some)}
         row |= _throughput(dispatch, mine, workflows, some)
         if name == ALL:
-            row |= _whole(summary) | _residency(run)
+            row |= _whole(summary) | _residency(run) | _serve_layer(run)
         out.append({key: row.get(key) for key in ("class", *FIGURES)} | {"level": summary.get("level")})
     return out
 
@@ -154,6 +155,12 @@ def _whole(summary: dict[str, Any]) -> dict[str, Any]:
     }
     out["truth_error_median"] = (summary.get("truth_error") or {}).get("median")
     return out
+
+
+def _serve_layer(run: Path) -> dict[str, Any]:
+    """Of a Parrot: most calls an engine held, and the cap that a latency call puts on it."""
+    info = orjson.loads((run / "run.json").read_bytes()).get("parrot") or {}
+    return {name: info.get(name) for name in ("tasks_peak", "latency_cap")}
 
 
 def _residency(run: Path) -> dict[str, Any]:

@@ -30,11 +30,14 @@ _LENGTHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # pattern: (in
 
 def unable(point: Point) -> str | None:
     """Why this point cannot run as it stands, found before anything is started; None: it can be tried."""
-    embedded = point.kind in ("embedded", "embedded-real")
+    embedded = point.kind in ("embedded", "embedded-real", "parrot")
     if embedded and point.max_num_active_seqs is not None:
         return "the embedded engine has no max_num_active_seqs; use max_num_seqs or proxy_limit"
     if embedded and point.sm_clock_mhz is not None:
         return "the embedded engine has no SM clock to lock; use power_cap_w"
+    odd = _foreign(point)
+    if odd is not None:
+        return odd
     launch = ("max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens", "max_model_len", "prefix_caching")
     if point.kind == "attach":
         given = [name for name in launch if getattr(point, name) is not None]
@@ -45,6 +48,15 @@ def unable(point: Point) -> str | None:
         if given:
             return f"llama.cpp is not started with {given[0]} here"
     return None
+
+
+def _foreign(point: Point) -> str | None:
+    """Batch size is a setting of its own in a Parrot and elsewhere."""
+    if point.kind == "parrot":
+        given = [n for n in ("max_num_seqs", "proxy_limit") if _set(point, n)]
+        return f"a Parrot has no {given[0]}; use max_batch_size or tasks_capacity" if given else None
+    given = [n for n in ("max_batch_size", "tasks_capacity") if _set(point, n)]
+    return f"{given[0]} is a setting of Parrot; use max_num_seqs or proxy_limit" if given else None
 
 
 def _set(point: Point, name: str) -> bool:

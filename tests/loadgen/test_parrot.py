@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +18,6 @@ from loadgen.prompts import Words
 from loadgen.replay import ReplayOptions, replay
 from loadgen.tally import ReplayTotals
 from loadgen.target import Target
-from traces.errors import UserError
 from traces.records import DispatchRecord, from_row
 from traces.workflow import Dep, Manifest, Node, Workflow
 
@@ -225,9 +223,18 @@ def test_two_virtual_runs_are_the_same_to_the_nanosecond() -> None:
     assert once() == once()
 
 
-def test_closed_loop_is_refused() -> None:
-    with pytest.raises(UserError, match="closed loop"):
-        played([chain("c")], closed_loop_users=2)
+def test_closed_loop_gives_each_user_the_next_workflow_when_the_last_has_ended() -> None:
+    flows = [chain(f"c{i}", arrival_ns=7 * MS * i) for i in range(5)]
+    rows, totals, _ = played(flows, closed_loop_users=2, closed_loop_think_ns=30 * MS)
+    assert totals.workflows == 5 and {r.outcome for r in rows} == {"ok"}
+    spans = sorted(
+        (min(r.due_ns for r in mine), max(r.t_end_ns for r in mine))
+        for mine in ([r for r in rows if r.workflow_id == f.workflow_id] for f in flows)
+    )
+    assert spans[0][0] == spans[1][0]  # both users begin at once, whatever the trace's arrivals say
+    for k in range(2, 5):
+        under_way = [end for start, end in spans[:k] if end + 30 * MS > spans[k][0]]
+        assert len(under_way) < 2
 
 
 def test_the_same_trace_on_both_engines_joins_node_by_node() -> None:

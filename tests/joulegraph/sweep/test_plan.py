@@ -68,6 +68,6 @@ def test_run_time_knobs_need_no_restart() -> None:
 
 
 def test_eta_and_clock() -> None:
-    assert eta_s([], 5) is None
-    assert eta_s([1.0, 100.0, 3.0], 4) == 12.0
+    assert eta_s(0.4, 0, 5) is None
+    assert eta_s(30.0, 10, 4) == 12.0
     assert [clock(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
