@@ -40,6 +40,8 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
         some = np.ones(len(workflows["class"]), bool) if name == ALL else workflows["class"] == name
         mine = sent if name == ALL else sent & (dispatch["class_name"] == name)
         row = {"class": name, **_latency(dispatch, mine), **_workflows(workflows, some)}
+        if np.isnan(_floats(dispatch["cached_tokens"][mine])).all():
+            row["cached_share"] = None  # nobody told (a Parrot does not)
         row |= _throughput(dispatch, mine, workflows, some)
         if name == ALL:
             row |= _whole(summary) | _residency(run) | _serve_layer(run)
@@ -181,4 +183,11 @@ def _residency(run: Path) -> dict[str, Any]:
         "preemptions": int(np.nansum(_floats(steps["preempted"]))),
         "batch_mean": float((running * weight).sum() / weight.sum()),
         "batch_max": int(running.max()),
+        **_prefix_hits(steps),
     }
+
+
+def _prefix_hits(steps: dict[str, Any]) -> dict[str, float]:
+    """Share of the prompt tokens found in the prefix cache, as the engine counts it."""
+    prompt, cached = (float(np.nansum(_floats(steps[name]))) for name in ("prompt_tokens", "cached_tokens"))
+    return {"cached_share": cached / prompt} if prompt else {}
