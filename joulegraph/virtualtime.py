@@ -82,7 +82,7 @@ def _serve_layer(engine: Any) -> dict[str, Any]:
         return {}
     core = engine.core
     capacity = core.options.tasks_capacity
-    return {"parrot": {"latency_cap": LATENCY_TASKS, "tasks_capacity": capacity, "tasks_peak": max(core.peak)}}
+    return {"parrot": {"latency_cap": LATENCY_TASKS, "tasks_capacity": capacity, "tasks_peak": max(core.runner.peak)}}
 
 
 class _Session:

@@ -220,7 +220,7 @@ def _embedded(task: Task, *, real_time: bool) -> Any:
 
 def _serve_layer(point: Point) -> Any:
     """Options of the embedded Parrot; None: its own defaults."""
-    from engines.parrot.embedded import ServeOptions
+    from engines.parrot.state import ServeOptions
 
     return None if point.tasks_capacity is None else ServeOptions(tasks_capacity=point.tasks_capacity)
 
