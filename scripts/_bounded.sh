@@ -1,9 +1,17 @@
 # Shared by gpu_study.sh and gpu_batch.sh (sourced; needs $out and $python): bounded steps, the four workloads, packing.
+# BUDGET seconds in all: a step is cut to what is left of it, and with less than 10 s left it is skipped.
+deadline=$(($(date +%s) + ${BUDGET:-86400}))
 
 bounded() { # NAME SECONDS COMMAND...: first a Ctrl-C at the end of its time (drains and saves), 20 s later the end
     step=$1 step_s=$2
     shift 2
     begin=$(date +%s)
+    left_s=$((deadline - begin))
+    if [ $left_s -lt 10 ]; then
+        echo "$step: skipped, the budget of ${BUDGET} s is spent" | tee -a "$out/steps.txt" >&2
+        return
+    fi
+    [ $left_s -ge "$step_s" ] || step_s=$left_s
     timeout -s INT -k 20 "$step_s" "$@" 2>>"$out/log.txt"
     code=$?
     echo "$step: exit $code after $(($(date +%s) - begin)) s$([ $code = 124 ] && echo ', out of time')" | tee -a "$out/steps.txt" >&2

@@ -2,7 +2,7 @@
 # Batch size as vLLM's own launch setting (max_num_seqs), at level L3: a sweep that starts vLLM once per value with its
 # iteration stream on and plays the four workload patterns through the proxy. Reads power only: sets no limit, no clock.
 #   scripts/gpu_batch.sh MODEL OUT_DIR [vLLM flag ...]     about four minutes per value with an 8B model
-# PYTHON=python3  VLLM_PYTHON=(PYTHON)  SEQS="4 16"  REPEATS=1  SECONDS_IN_ALL=520  SOURCES=nvml,rapl  PACK=1
+# PYTHON=python3  VLLM_PYTHON=(PYTHON)  SEQS="4 16"  REPEATS=1  BUDGET=520  SOURCES=nvml,rapl
 # The same command goes on where it stopped; scripts/gpu_study.sh has the rest.
 set -u
 usage="usage: scripts/gpu_batch.sh MODEL OUT_DIR [vLLM flag ...]"
@@ -45,5 +45,6 @@ python = "$(command -v "${VLLM_PYTHON:-$python}")"
 start_s = 300
 flags = $(words "$@")
 TOML
-bounded sweep "${SECONDS_IN_ALL:-520}" "$python" -m joulegraph sweep "$out/sweep.toml" --out "$out" --json >"$out/sweep-result.json"
-[ "${PACK:-1}" = 0 ] || pack "$out"
+BUDGET=${BUDGET:-520}
+bounded sweep "$BUDGET" "$python" -m joulegraph sweep "$out/sweep.toml" --out "$out" --json >"$out/sweep-result.json"
+pack "$out"

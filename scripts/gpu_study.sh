@@ -5,7 +5,8 @@
 # Steps: doctor (probe of the sensors), patterns (four workload patterns, batch size as the proxy's run-time limit),
 #   trace (TRACE, first TRACE_LIMIT workflows), calibrate (profile.json), overhead (throughput with sampler and proxy off
 #   and on), pack (OUT_DIR.tar.xz: journals and summaries, without what can be derived again), summary.
-# PYTHON=python3  LIMITS="1 4 16"  SOURCES=nvml,rapl  TRACE=FILE  TRACE_LIMIT=40  REPEATS=6  CALIBRATE_S=3
+# BUDGET=(seconds in all)  PYTHON=python3  LIMITS="1 4 16"  SOURCES=nvml,rapl  TRACE=FILE  TRACE_LIMIT=40
+# REPEATS=6  CALIBRATE_S=3
 # Batch size as a launch setting of vLLM, with its iteration stream: scripts/gpu_batch.sh.
 set -u
 usage="usage: scripts/gpu_study.sh URL OUT_DIR [STEP ...]"
