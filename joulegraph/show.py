@@ -41,7 +41,9 @@ def show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
     if summary.get("components"):
         console.print(ledger_table(summary["components"]))
     for line in lines(summary):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    if summary.get("report"):
+        console.print(f"report: {summary['report']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def joules(uj: int | None) -> str:
@@ -72,7 +74,7 @@ def ledger_table(components: dict[str, dict[str, Any]]) -> Table:
 
 
 def lines(summary: dict[str, Any]) -> list[str]:
-    """The level, the truth error where truth is known, validity, and where the report lies."""
+    """The level, the truth error where truth is known, validity."""
     out = [f"level {summary['level']}" + (", sensors simulated by the embedded engine" if summary["simulated"] else "")]
     if not summary.get("components"):
         out += [f"note: {note}" for note in summary.get("notes") or ()]
@@ -89,6 +91,4 @@ def lines(summary: dict[str, Any]) -> list[str]:
         out.append(f"{counted(summary['errors'], 'request')} failed")
     if summary.get("state") != "complete":
         out.append(f"this run is {summary['state']}: {summary['why']}")
-    if summary.get("report"):
-        out.append(f"report: {summary['report']}")
     return out

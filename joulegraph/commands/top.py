@@ -1,5 +1,5 @@
 """Live view of a running replay, proxy or demo: attaches to the status pages in its run directory and only reads them.
-Ctrl-C leaves the view; the run goes on."""
+q or Ctrl-C leaves the view; the run goes on."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     import orjson
 
     from joulegraph.live import LiveView, Watch
+    from joulegraph.live.keys import pressed
 
     path = Path(args.run) if args.run else newest(Path("runs"))
     watch = Watch.of_run(path)
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
         with LiveView(watch, file=sys.stdout) as view:
             while not args.once and not over(path, watch):
                 view.update(time.monotonic_ns())
-                time.sleep(0.25)
+                if "q" in pressed(view.keys, 0.25):
+                    return 0
             view.note = None if watch.alive() else gone(path)
             view.update(time.monotonic_ns(), last=True)
     except KeyboardInterrupt:

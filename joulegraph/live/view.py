@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from threading import Event, Thread
 from types import TracebackType
 from typing import TextIO
@@ -16,6 +17,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.live import Live
 
+from joulegraph.live.keys import silent_terminal
 from joulegraph.live.render import plain, render
 from joulegraph.live.watch import Watch
 from traces.seams import NowNs
@@ -39,9 +41,13 @@ class LiveView:
         """one sentence shown until changed, e.g. that the run is draining"""
         self._live = Live(console=self.console, auto_refresh=False, transient=False) if self.fancy else None
         self._due_ns: int | None = None
+        self._terminal = ExitStack()
+        self.keys: int | None = None
+        """descriptor of the terminal's keys while shown there"""
 
     def __enter__(self) -> LiveView:
         if self._live:
+            self.keys = self._terminal.enter_context(silent_terminal())
             self._live.start()
         return self
 
@@ -50,6 +56,8 @@ class LiveView:
     ) -> None:
         if self._live:
             self._live.stop()
+        self.keys = None
+        self._terminal.close()
 
     def update(self, now_ns: int, joules: Mapping[str, float | None] | None = None, *, last: bool = False) -> bool:
         """Refresh when due (always when `last`); True when something was shown."""
