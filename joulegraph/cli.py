@@ -89,6 +89,6 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-    except KeyboardInterrupt:
-        sys.stderr.write("joulegraph: interrupted\n")
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"joulegraph: {str(error) or 'interrupted'}\n")
         return 130

@@ -23,6 +23,15 @@ _NO_REQUEST = ("ok", "skipped", _REFUSED, "cancelled")
 
 def complete(run: RunDir, *, policy: str = "fitted", report: bool = True) -> dict[str, Any]:
     """Derive every file of a run from its journals and give back the summary. UserError when nothing was recorded."""
+    try:
+        return _derive(run, policy, report)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"left while figures were derived; the run is kept, joulegraph finish {run.path} derives them"
+        ) from None
+
+
+def _derive(run: RunDir, policy: str, report: bool) -> dict[str, Any]:
     counts = count(run)
     if counts["requests"] == 0:
         raise UserError(f"{run.path}: no request was recorded; there is nothing to attribute")

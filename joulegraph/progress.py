@@ -5,6 +5,7 @@ May not know: what runs. Virtual instants come in; the real clock is only for no
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -45,6 +46,12 @@ class Progress:
             f"{load['workflows_done']} of {load['workflows_started']} workflows done, "
             f"{load['requests_done']} requests, {load['tokens_out']:,} tokens"
         )
-        sys.stderr.write(f"\r{line}   " if self._terminal else f"{line}\n")
+        width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be written over
+        sys.stderr.write(f"\r{line[:width]:<{width}}" if self._terminal else f"{line}\n")
         sys.stderr.flush()
         self._wrote = True
+
+    def say(self, sentence: str) -> None:
+        """A line of its own, whatever is being shown."""
+        sys.stderr.write(f"\n{sentence}\n" if self._wrote and self._terminal else f"{sentence}\n")
+        self._wrote = False

@@ -26,6 +26,8 @@ from traces.rundir import RunDir
 from traces.status import StatusReader
 
 GONE_S = 3.0
+DRAINING = "draining: requests in flight may finish; Ctrl-C again leaves at once"
+LEFT = "left by a second Ctrl-C; what was recorded until then is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,8 @@ def run_real(run: RunDir, plan: RealRun) -> None:
         why = str(error)
         raise
     except KeyboardInterrupt:
-        why = "left by a second Ctrl-C; what was recorded until then is kept"
-        raise
+        why = LEFT
+        raise KeyboardInterrupt(left(run)) from None
     finally:
         parts.stop()
         run.update_info(
@@ -96,6 +98,11 @@ def run_real(run: RunDir, plan: RealRun) -> None:
             clock={**run.info["clock"], "end": anchor()},
             wall_s=round(time.monotonic() - started, 3),
         )
+
+
+def left(run: RunDir) -> str:
+    """What a user who left at once is told."""
+    return f"{LEFT}, joulegraph finish {run.path} completes it"
 
 
 def verdict(load: dict[str, Any], interrupted: bool) -> tuple[str, str | None]:
@@ -173,7 +180,7 @@ def _watched(
             view.update(time.monotonic_ns(), class_joules(run))
             if asked.count and not asked.drained:
                 asked.drained = True
-                view.note = "draining: requests in flight may finish; Ctrl-C again leaves at once"
+                view.note = DRAINING
                 parts.drain()
 
         outcome = parts.wait_load(each)

@@ -162,10 +162,20 @@ def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> No
     """Run it, in virtual or in real time, with the power knobs turned where that was asked of a real engine."""
     if engine is not None and not args.real_time:
         from joulegraph.progress import Progress
+        from joulegraph.realtime import DRAINING, interrupts
         from joulegraph.virtualtime import VirtualRun, run_in_virtual_time
 
-        with Progress(run.path.name, quiet=args.json) as progress:
-            plan = VirtualRun(job, engine, through_proxy=args.proxy, parrot=serving_of(args), each=progress.show)
+        with interrupts() as asked, Progress(run.path.name, quiet=args.json) as progress:
+
+            def stopped() -> bool:
+                if asked.count and not asked.drained:
+                    asked.drained = True
+                    progress.say(DRAINING)
+                return asked.drained
+
+            plan = VirtualRun(
+                job, engine, through_proxy=args.proxy, parrot=serving_of(args), each=progress.show, stopped=stopped
+            )
             run_in_virtual_time(run, plan)
         return
     from joulegraph.realtime import RealRun, run_real

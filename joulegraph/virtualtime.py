@@ -22,7 +22,7 @@ from engines.parrot.state import ServeOptions
 from joulegraph.engines import model_of
 from joulegraph.host import describe, versions
 from joulegraph.load import LoadJob, play
-from joulegraph.realtime import verdict
+from joulegraph.realtime import LEFT, left, verdict
 from joulegraph.virtual import VirtualLoop, run_virtual
 from loadgen.tally import slot_names as load_slots
 from traces.journal import JournalWriter
@@ -54,10 +54,13 @@ class VirtualRun:
     tail_s: float = 5.0
     each: Each | None = None
     each_ns: int = SECOND_NS
+    stopped: Callable[[], bool] = lambda: False
+    """asked as often as `each`: once True, nothing more is sent, and the run ends with its last reply"""
 
 
 def run_in_virtual_time(run: RunDir, plan: VirtualRun) -> None:
-    """Run to the end and leave run.json complete or invalid. Ctrl-C leaves it interrupted with what was recorded."""
+    """Run to the end and leave run.json complete, invalid or interrupted. A KeyboardInterrupt leaves it interrupted
+    with what was recorded."""
     started = time.monotonic()
     run.update_info(host=describe(), versions=versions(), time="virtual")
     state: str = "interrupted"
@@ -67,7 +70,10 @@ def run_in_virtual_time(run: RunDir, plan: VirtualRun) -> None:
     try:
         outcome = run_virtual(lambda loop: _Session(loop, run, plan).play())
         run.update_info(**outcome)
-        state, why = verdict(outcome["load"], interrupted=False)
+        state, why = verdict(outcome["load"], plan.stopped())
+    except KeyboardInterrupt:
+        why = LEFT
+        raise KeyboardInterrupt(left(run)) from None
     finally:
         gc.set_threshold(*threshold)
         run.update_info(state=state, why=why, wall_s=round(time.monotonic() - started, 3))
@@ -91,6 +97,7 @@ class _Session:
     def __init__(self, loop: VirtualLoop, run: RunDir, plan: VirtualRun) -> None:
         self.loop, self.run, self.plan = loop, run, plan
         self.start_ns = loop.now_ns()
+        self.stop = asyncio.Event()
         self.writers: list[JournalWriter] = []
 
     def writer(self, name: str, who: str | None = None) -> JournalWriter:
@@ -121,6 +128,7 @@ class _Session:
             status=page,
         )
         sources = simulated_sources(StatusReader(page), POLL_NS)
+        self.run.update_info(sensors=[info for source in sources for info in source.infos])
         sampler = self._sampler(sources)
         load_page = StatusPage(load_slots())
         helpers = [loop.create_task(self._sample(sampler)), loop.create_task(self._tick(load_page))]
@@ -142,7 +150,7 @@ class _Session:
                 connect=loop.connect,
                 write=dispatch.write,
                 page=load_page,
-                stop=asyncio.Event(),
+                stop=self.stop,
             )
             await loop.sleep_until(loop.now_ns() + round(plan.tail_s * SECOND_NS))
         finally:
@@ -153,7 +161,7 @@ class _Session:
             if close_proxy is not None:
                 await close_proxy()
             await engine.close()
-        return {**outcome, **_serve_layer(engine), "sensors": [info for source in sources for info in source.infos]}
+        return {**outcome, **_serve_layer(engine)}
 
     async def _start(self, options: EngineOptions, **seams: Any) -> Any:
         """The engine alone, or under the embedded Parrot's serve layer where the job speaks to one."""
@@ -185,6 +193,8 @@ class _Session:
             now_ns = self.loop.now_ns()
             if self.plan.each is not None:
                 self.plan.each(now_ns, load_page)
+            if self.plan.stopped():
+                self.stop.set()
             if now_ns - flushed_ns >= FLUSH_NS:
                 flushed_ns = now_ns
                 for writer in self.writers:

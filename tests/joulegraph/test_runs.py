@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import orjson
@@ -125,6 +126,20 @@ def test_dry_run_sends_nothing(trace: Path, tmp_path: Path) -> None:
     assert summary(done)["workflows"] == 15
 
 
+def until(condition: Callable[[], bool], timeout_s: float) -> None:
+    """Wait for another process without taking the processor from it."""
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        Event().wait(0.02)
+
+
+def under_way(process: subprocess.Popen[bytes], run: Path) -> bool:
+    """Whether some requests of a run that goes on are in its journal."""
+    assert process.poll() is None
+    journal = run / "dispatch.0.jsonl"
+    return journal.exists() and journal.read_bytes().count(b"\n") > 4
+
+
 @pytest.fixture
 def running(trace: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A real-time replay under way, some requests done."""
@@ -135,11 +150,7 @@ def running(trace: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    journal = tmp_path / "r" / "dispatch.0.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (journal.exists() and journal.read_bytes().count(b"\n") > 4):
-        assert process.poll() is None
-        os.sched_yield()
+    until(lambda: under_way(process, tmp_path / "r"), 60)
     yield process
     if process.poll() is None:
         process.kill()
@@ -153,9 +164,7 @@ def test_after_kill_9_finish_completes_the_run_and_no_child_is_left(
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     running.kill()
     running.wait()
-    deadline = time.monotonic() + 20
-    while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
-        os.sched_yield()
+    until(lambda: not any(_alive(pid) for pid in children), 20)
     assert not [pid for pid in children if _alive(pid)]
     done = joulegraph("finish", str(tmp_path / "r"), "--json")
     assert done.returncode == 0, done.stderr
@@ -173,6 +182,41 @@ def test_first_ctrl_c_drains_and_saves(running: subprocess.Popen[bytes], tmp_pat
     assert info["state"] == "interrupted"
     assert info["load"]["errors"] == 0
     closes(orjson.loads((tmp_path / "r" / "summary.json").read_bytes()))
+
+
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2)])
+def test_in_virtual_time_too_the_first_drains_and_the_second_leaves(
+    tmp_path: Path, number: signal.Signals, times: int
+) -> None:
+    path = tmp_path / "long.jsonl"
+    params = {"prefix": 256, "query": "20-80", "output": "100-200"}
+    write_trace(
+        path, manifest("test"), generate([Stream("interactive", count=4_000, params=params, rate=10.0)], seed=1)
+    )
+    argv = ["replay", str(path), "--embedded", PROFILE, "--no-report", "--out", str(tmp_path / "r")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "joulegraph", *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(lambda: under_way(process, tmp_path / "r"), 60)  # type: ignore[arg-type]
+        process.send_signal(number)
+        assert process.stderr is not None
+        said = ""
+        while times == 2 and "draining" not in said and (line := process.stderr.readline()):
+            said += line
+        if times == 2:
+            process.send_signal(number)
+        said += process.stderr.read()
+    assert process.returncode == 130, said
+    info = orjson.loads((tmp_path / "r" / "run.json").read_bytes())
+    assert info["state"] == "interrupted"
+    if times == 1:
+        assert 0 < info["load"]["requests"] < 4_000
+        closes(orjson.loads((tmp_path / "r" / "summary.json").read_bytes()))
+    else:
+        assert f"joulegraph finish {tmp_path / 'r'} completes it" in said
+        done = joulegraph("finish", str(tmp_path / "r"), "--json")
+        assert done.returncode == 0, done.stderr
+        closes(summary(done))
 
 
 def _alive(pid: str) -> bool:
