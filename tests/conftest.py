@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("joulegraph", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("joulegraph")  # how long an example takes beside other load says nothing about the code
 
 ROOT = Path(__file__).resolve().parent.parent
 
