@@ -23,6 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from sampler_cost import cost
+
+from energy.summary import summarise
 from joulegraph.load import LoadJob
 from joulegraph.realtime import RealRun, run_real
 from joulegraph.sweep.config import Point, Sweep
@@ -63,8 +66,11 @@ def throughput(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def one(args: argparse.Namespace, arm: str, path: Path, trace: Path) -> dict[str, float]:
-    """One run of an arm. New prompts every time, so that no run finds the cached prefixes of another."""
+def one(args: argparse.Namespace, arm: str, path: Path, trace: Path, sampled: list[dict[str, Any]]) -> dict[str, float]:
+    """One run of an arm; what its sampler cost is put into sampled.
+
+    New prompts every time, so that no run finds the cached prefixes of another.
+    """
     server = ask(args.url)
     host, port, base, _ = split_url(args.url)
     target = Target(host, port, model=server.models[0], base=base, exact=server.exact_lengths)
@@ -82,6 +88,8 @@ def one(args: argparse.Namespace, arm: str, path: Path, trace: Path) -> dict[str
         quiet=True,
     )
     run_real(run, plan)
+    if "sampler" in arm:
+        sampled.append(cost(summarise(run.rows("power"))))
     return {**throughput(run.rows("dispatch")), "failed": float(run.info["load"]["errors"])}
 
 
@@ -120,12 +128,13 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     point = Point(workload="interactive", count=args.count, users=args.users, params=tuple(sorted(sizes.items())))
     trace = trace_of(point, Sweep("overhead", (point,)), 0, folder / "traces")
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
-    one(args, "none", folder / "warm-up", trace)
+    sampled: list[dict[str, Any]] = []
+    one(args, "none", folder / "warm-up", trace, sampled)
     for number, arm in mirrored(arms, args.repeats):
-        got = one(args, arm, folder / f"{number}-{arm.replace('+', '-')}", trace)
+        got = one(args, arm, folder / f"{number}-{arm.replace('+', '-')}", trace, sampled)
         found[arm].append(got)
         sys.stderr.write(f"round {number + 1}/{args.repeats} {arm:14} {got['tokens_per_s']:8.1f} tokens/s\n")
-    return {"users": args.users, "requests": args.count, **verdicts(arms, found)}
+    return {"users": args.users, "requests": args.count, **verdicts(arms, found), "sampler": sampled}
 
 
 def main() -> int:

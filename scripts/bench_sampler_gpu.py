@@ -20,6 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from sampler_cost import cost
+
 
 def loads() -> dict[str, Callable[[], int]]:
     """Name -> a burst of about 10 ms that returns how many products it did."""
@@ -60,19 +62,7 @@ def sampled(burst: Callable[[], int], seconds: float) -> tuple[float, dict[str, 
         child, _ = start_sampler(SamplerConfig(journal=str(path)))
         rate = throughput(burst, seconds)
         child.stop()
-        summary = summarise(JournalReader(path))
-    calls = {name: sum(s.call_ns) for name, s in summary.sensors.items()}
-    # Sensors read by one call share its time; count each call once (instantaneous and memory power come together).
-    driver_ns = sum(ns for name, ns in calls.items() if ".hbm" not in name and ".module" not in name)
-    beat = summary.last_beat
-    return rate, {
-        "cpu_percent": None if summary.cpu_share is None else 100 * summary.cpu_share,
-        "driver_percent": 100 * driver_ns / (seconds * 1e9),
-        "missed": beat.missed if beat else None,
-        "late_p99_ms": summary.late_p99_ns / 1e6,
-        "mean_w": {name: s.mean_mw and s.mean_mw / 1000 for name, s in summary.sensors.items()},
-        "call_us": {name: statistics.median(s.call_ns) / 1000 for name, s in summary.sensors.items() if s.call_ns},
-    }
+        return rate, cost(summarise(JournalReader(path)))
 
 
 def main() -> int:
