@@ -59,6 +59,8 @@ class Plan:
     sensors: dict[str, _Sensor]
     read_ns: int | None = None
     """end of the last read"""
+    spent_ns: int = 0
+    """time inside all calls so far"""
     cost_ns: float = 0.0
     """slowest call of late: what is due together is read cheap first, so that a slow call delays no other"""
     since_ns: int | None = None
@@ -220,7 +222,9 @@ class Sampler:
         was_alone = plan.alone
         plan.since_ns = began
         readings = plan.source.read(clock)
-        plan.cost_ns = max(0.99 * plan.cost_ns, clock() - began)
+        took = clock() - began
+        plan.spent_ns += took
+        plan.cost_ns = max(0.99 * plan.cost_ns, took)
         with self._lock:
             plan.since_ns = None
             self._note(skipped, late)
@@ -289,7 +293,15 @@ class Sampler:
         cpu_ns = self._cpu_clock() if self._cpu_clock else None
         totals = self.totals
         self._write(
-            PowerEvent("heartbeat", now_ns, ticks=totals.ticks, missed=totals.missed, late_p99_ns=p99, cpu_ns=cpu_ns)
+            PowerEvent(
+                "heartbeat",
+                now_ns,
+                ticks=totals.ticks,
+                missed=totals.missed,
+                late_p99_ns=p99,
+                cpu_ns=cpu_ns,
+                call_ns={plan.source.name: plan.spent_ns for plan in self._plans},
+            )
         )
         self._late.clear()
         self._plans.sort(key=lambda plan: plan.cost_ns)

@@ -80,6 +80,15 @@ class Summary:
             return None
         return (last.cpu_ns - first.cpu_ns) / (last.t_ns - first.t_ns)
 
+    @property
+    def call_shares(self) -> dict[str, float]:
+        """Wall time inside each source's calls per wall time, between the first and the last heartbeat."""
+        first, last = self.first_beat, self.last_beat
+        if first is None or last is None or not last.call_ns or last.t_ns == first.t_ns:
+            return {}
+        before = first.call_ns or {}
+        return {name: (ns - before.get(name, 0)) / (last.t_ns - first.t_ns) for name, ns in last.call_ns.items()}
+
 
 def summarise(rows: Iterable[dict[str, Any]]) -> Summary:
     """Sum up the rows of one power journal, in their order."""

@@ -246,6 +246,8 @@ class PowerEvent:
     late_p99_ns: int | None = None
     cpu_ns: int | None = None
     """heartbeat: CPU time of the sampler process so far"""
+    call_ns: dict[str, int] | None = None
+    """heartbeat: wall time spent inside the calls of each source so far (the driver's, for a driver's source)"""
     why: str | None = None
 
 
