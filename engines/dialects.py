@@ -73,6 +73,10 @@ class Observer:
         """Body bytes of one read; token events completed in it."""
         raise NotImplementedError
 
+    def feed_all(self, bodies: list[bytes]) -> list[int]:
+        """`feed` for several reads at once: the token events of each."""
+        return [self.feed(body) for body in bodies]
+
     def finish(self) -> None:
         """The body is complete (or cut): take what is still in the buffer."""
         raise NotImplementedError
@@ -195,6 +199,24 @@ class StreamObserver(Observer):
             tokens += 1 if not prefix and self._recall(raw) else self._slow(raw)
             prefix, suffix, frame, at = self._prefix, self._suffix, self._frame, self._text_at
         return tokens
+
+    def feed_all(self, bodies: list[bytes]) -> list[int]:
+        if not self._prefix:  # the first event gives the shape
+            return [self.feed(body) for body in bodies]
+        whole = b"".join(bodies)
+        prefix, ending, frame, at = self._prefix, self._ending, self._frame, self._text_at
+        if (  # as in feed, for all of them: each is one plain token event
+            not self._keep_text
+            and self._splitter.at_border
+            and b"\r" not in whole
+            and whole.count(b"\n\n") == len(bodies)
+            and all(
+                [b.startswith(prefix) and b.endswith(ending) and len(b) > frame and b[at] != 34 for b in bodies]
+            )
+        ):
+            self.tokens += len(bodies)
+            return [1] * len(bodies)
+        return [self.feed(body) for body in bodies]
 
     def _recall(self, raw: bytes) -> bool:
         """The first token event of a stream that looks like the last stream's, its id apart: shape taken over."""

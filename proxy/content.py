@@ -7,6 +7,7 @@ asked for. May not know: sockets, clocks, replies.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -73,15 +74,21 @@ def read_facts(body: Any, *, mode: RecordContent, key: bytes, block_bytes: int) 
         return RequestFacts()
     pieces = _pieces(body) if mode != "none" else []
     return RequestFacts(
-        model=_text(body.get("model")),
-        stream=body.get("stream") is True,
-        max_tokens=_max_tokens(body),
-        sampling={k: body[k] for k in body.keys() & SAMPLING if _is_small(body[k])},
-        messages=tuple([_message(piece, key) for piece in pieces[:MAX_MESSAGES]]),
-        block_hashes=block_hashes(canonical(pieces), key, block_bytes) if pieces else (),
-        content=_content(body) if mode == "text" else None,
-        named=named_ids(body),
+        _text(body.get("model")),
+        body.get("stream") is True,
+        _max_tokens(body),
+        {k: body[k] for k in body if k in SAMPLING and _is_small(body[k])},
+        _messages(pieces, key),
+        block_hashes(canonical(pieces), key, block_bytes) if pieces else (),
+        _content(body) if mode == "text" else None,
+        named_ids(body),
     )
+
+
+@lru_cache(maxsize=8)
+def _keyed(key: bytes, size: int) -> blake2b:
+    """A keyed hash that has read nothing yet: copying it is half the price of making one."""
+    return blake2b(digest_size=size, key=key)
 
 
 def named_ids(body: dict[str, Any]) -> Named:
@@ -92,10 +99,12 @@ def named_ids(body: dict[str, Any]) -> Named:
     older: list[str] = []
     fresh = True
     for turn in reversed(turns) if isinstance(turns, list) else ():
-        if not isinstance(turn, dict) or (len(turn) == 2 and turn.get("role") in _PLAIN_ROLES and _is_text(turn)):
+        if _is_plain(turn) or not isinstance(turn, dict):
             continue
         fresh = fresh and turn.get("role") != "assistant" and turn.get("type") != "function_call"
         (answered if fresh else older).extend(reversed(tool_ids(turn)))
+    if not answered and not older and not previous:
+        return NOTHING_NAMED
     return Named(
         previous_response=previous if isinstance(previous, str) and previous else None,
         answered_tools=tuple(dict.fromkeys(reversed(answered))),
@@ -103,13 +112,23 @@ def named_ids(body: dict[str, Any]) -> Named:
     )
 
 
+def _is_plain(turn: Any) -> bool:
+    """A message that names no ids: a role that makes no calls, a text, nothing else."""
+    return (
+        type(turn) is dict
+        and len(turn) == 2
+        and turn.get("role") in _PLAIN_ROLES
+        and type(turn.get("content")) is str
+    )
+
+
 def block_hashes(prompt: bytes, key: bytes, block_bytes: int) -> tuple[int, ...]:
-    """Chained, keyed 63-bit ids of the whole blocks of a canonical prompt: an id implies everything before it."""
+    """Keyed 63-bit ids of the whole blocks of a canonical prompt: each of everything up to its block's end."""
     ids: list[int] = []
-    before = b""
+    so_far = _keyed(key, 8).copy()
     for at in range(0, len(prompt) - block_bytes + 1, block_bytes):
-        before = blake2b(before + prompt[at : at + block_bytes], digest_size=8, key=key).digest()
-        ids.append(int.from_bytes(before, "big") >> 1)
+        so_far.update(prompt[at : at + block_bytes])
+        ids.append(int.from_bytes(so_far.digest(), "big") >> 1)
     return tuple(ids)
 
 
@@ -120,15 +139,23 @@ def canonical(pieces: list[Piece]) -> bytes:
 
 def digest(text: bytes, key: bytes) -> str:
     """Keyed digest of one message, hex."""
-    return blake2b(text, digest_size=12, key=key).hexdigest()
+    made = _keyed(key, 12).copy()
+    made.update(text)
+    return made.hexdigest()
 
 
-def _message(piece: Piece, key: bytes) -> dict[str, Any]:
-    role, text, ids = piece
-    row: dict[str, Any] = {"role": role, "length": len(text), "digest": digest(text, key)}
-    if ids:
-        row["tool_ids"] = list(ids)
-    return row
+def _messages(pieces: list[Piece], key: bytes) -> tuple[dict[str, Any], ...]:
+    """Structure of the first messages: role, length in bytes, digest, tool ids where there are any."""
+    rows: list[dict[str, Any]] = []
+    fresh = _keyed(key, 12).copy
+    for role, text, ids in pieces[:MAX_MESSAGES]:
+        made = fresh()
+        made.update(text)
+        row: dict[str, Any] = {"role": role, "length": len(text), "digest": made.hexdigest()}
+        if ids:
+            row["tool_ids"] = list(ids)
+        rows.append(row)
+    return tuple(rows)
 
 
 def _pieces(body: dict[str, Any]) -> list[Piece]:
@@ -148,10 +175,6 @@ def _pieces(body: dict[str, Any]) -> list[Piece]:
     return out
 
 
-def _is_text(turn: dict[str, Any]) -> bool:
-    return isinstance(turn.get("content"), str)
-
-
 def _are_turns(items: list[Any]) -> bool:
     return bool(items) and all(isinstance(item, dict) for item in items)
 
@@ -160,7 +183,7 @@ def _turn(turn: Any) -> Piece:
     if not isinstance(turn, dict):
         return ("other", _bytes(turn), ())
     content = turn.get("content")
-    if isinstance(content, str) and len(turn) == 2 and isinstance(turn.get("role"), str):
+    if type(content) is str and len(turn) == 2 and type(turn.get("role")) is str:
         return (turn["role"][:64], content.encode(), ())  # the usual message: a role and a text
     role = turn.get("role") or turn.get("type") or "other"
     rest = {k: v for k, v in turn.items() if k not in ("role", "content") and v is not None}
@@ -199,8 +222,9 @@ def _content(body: dict[str, Any]) -> dict[str, Any]:
 
 def _max_tokens(body: dict[str, Any]) -> int | None:
     for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        if isinstance(body.get(name), int):
-            return int(body[name])
+        value = body.get(name)
+        if value is not None and isinstance(value, int):
+            return int(value)
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from engines.dialects import EngineMetrics, Observer, Usage, observer
 from proxy.content import RequestFacts
+from proxy.framing import PAYLOAD_AT
 from proxy.heads import RequestHead
 from traces.records import Outcome
 from traces.tags import Tag
@@ -62,6 +63,7 @@ class Exchange:
         self.t_arrival_ns = t_arrival_ns
         self.t_head_ns = t_head_ns
         self.t_body_ns: int | None = None
+        """the last byte of the request was here"""
         self.t_queue_ns: int | None = None
         self.t_upstream_ns: int | None = None
         self.t_first_byte_ns: int | None = None
@@ -93,10 +95,6 @@ class Exchange:
         self._read_dt = array("q")
         self._read_bytes = array("l")
         self._read_tokens = array("l")
-
-    def body_complete(self, now_ns: int) -> None:
-        """The last byte of the request is here."""
-        self.t_body_ns = now_ns
 
     def left_queue(self, now_ns: int) -> None:
         """The concurrency limit let it go on."""
@@ -135,6 +133,34 @@ class Exchange:
                     self.t_first_token_ns = now_ns
         self._read_tokens.append(tokens)
         return tokens
+
+    def small_chunks(self, log: list[Any]) -> int:
+        """Reads noted in a Tap's log (instant, bytes, instant ...), each one small chunk. Token events in them."""
+        times, chunks = log[::2], log[1::2]
+        sizes = list(map(len, chunks))
+        last, gaps = self._last_ns, []
+        for now in times:
+            gaps.append(now - last)
+            last = now
+        self._last_ns = last
+        self._read_dt.extend(gaps)
+        self._read_bytes.extend(sizes)
+        if self._observer is None:
+            self._read_tokens.extend([0] * len(sizes))
+            return 0
+        payloads = [chunk[PAYLOAD_AT[size] : -2] for chunk, size in zip(chunks, sizes, strict=True)]
+        counts = self._observer.feed_all(payloads)
+        self._read_tokens.extend(counts)
+        total = sum(counts)
+        if total:
+            self.tokens += total
+            if self.t_first_token_ns is None:
+                self.t_first_token_ns = next(now for now, count in zip(times, counts, strict=True) if count)
+            if counts[-1]:
+                self.t_last_token_ns = times[-1]
+            else:
+                self.t_last_token_ns = [now for now, count in zip(times, counts, strict=True) if count][-1]
+        return total
 
     def end(self, outcome: Outcome, now_ns: int, error: str | None = None) -> None:
         """It is over; only the first end counts."""

@@ -15,6 +15,25 @@ CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[^\r\n\x00]*)?\r\n")
 MAX_SIZE_LINE = 4096
 MAX_TRAILERS = 16_384
 _CRLF = b"\r\n"
+EVENT_CHUNK_END = b"\n\n\r\n"
+"""how a chunk ends that ends with a server-sent event"""
+MAX_SMALL_CHUNK = 1024
+
+
+def _size_lines(size: int) -> bytes | tuple[bytes, ...]:
+    spellings = sorted({b"%x\r\n" % size, b"%X\r\n" % size})
+    return spellings[0] if len(spellings) == 1 else tuple(spellings)
+
+
+SMALL_CHUNKS: dict[int, bytes | tuple[bytes, ...]] = {
+    len(b"%x" % size) + 4 + size: _size_lines(size) for size in range(1, MAX_SMALL_CHUNK + 1)
+}
+"""bytes of a whole chunk on the wire -> the only size lines it can start with, as every known engine writes them. A read
+of that length that starts so and ends with CRLF is exactly one chunk: what `Chunked` finds too, in two comparisons"""
+PAYLOAD_AT: dict[int, int] = {len(b"%x" % n) + 4 + n: len(b"%x" % n) + 2 for n in range(1, MAX_SMALL_CHUNK + 1)}
+"""where the payload of such a chunk starts"""
+NO_CHUNK = b"\x00"
+"""starts no chunk: for lengths that no small chunk has"""
 
 
 class FramingError(Exception):
@@ -88,6 +107,11 @@ class Chunked:
         self._left = 0  # payload bytes still due in the open chunk, plus 2 for its CRLF; 0 between chunks
         self._carry = b""  # start of a size line or of the trailers, cut by a read
         self._trailers = False
+
+    @property
+    def at_border(self) -> bool:
+        """The next byte begins a chunk."""
+        return not (self._left or self._carry or self._trailers or self.done)
 
     def feed(self, data: bytes) -> bytes:
         """Walk one read; the payload bytes in it."""

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from proxy.config import ProxyConfig, parse_target
 from proxy.exchange import Exchange
 from proxy.gate import Gate
+from proxy.knownheads import KnownHeads
 from proxy.lineage import Lineage
 from proxy.page import Page
 from proxy.parrot import Parrot
+from proxy.study import Study
 from proxy.upstream import Pool
 from traces.seams import Connect, NowNs
 from traces.status import StatusPage
@@ -44,6 +46,8 @@ class Hub:
         self.now_ns = now_ns
         self.connect = connect
         self.extra_paths = frozenset(config.allow)
+        self.known = KnownHeads(config)
+        self.keep_text = config.record_content == "text"
         self.gate: Gate[Relay] = Gate(config.max_concurrency, config.max_queue)
         self.page = Page(status)
         self.page.set("limit", config.max_concurrency or 0)
@@ -55,7 +59,9 @@ class Hub:
         self.parrot: Parrot | None = None
         self.loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._outbox: list[tuple[asyncio.Transport, bytes]] = []
+        self._sent: list[Relay] = []
+        """went on in this turn of the loop: their requests are to be read"""
+        self._ended: list[tuple[Exchange, Study | None]] = []
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
         targets = [parse_target(url) for url in config.upstreams]
@@ -70,33 +76,50 @@ class Hub:
         """The engine with the fewest requests under way; the first of equals."""
         return self.pools[0] if len(self.pools) == 1 else min(self.pools, key=lambda pool: pool.busy)
 
-    def later(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Write once this turn's reads are done: one wake-up of the engine for all requests of the turn."""
-        if not self._outbox:
-            self.loop.call_soon(self._flush)
-        self._outbox.append((transport, data))
+    # ---- after the bytes of this turn of the loop went out
 
-    def _flush(self) -> None:
-        outbox, self._outbox = self._outbox, []
-        for transport, data in outbox:
-            if not transport.is_closing():
-                transport.write(data)
+    def look_later(self, relay: Relay) -> None:
+        """A request went on: read it after the turn."""
+        if not self._sent and not self._ended:
+            self.loop.call_soon(self._after_turn)
+        self._sent.append(relay)
+
+    def settle(self, exchange: Exchange, study: Study | None = None) -> None:
+        """An exchange ended: record it after the turn, once `study` has read what is still unread of its request."""
+        if not self._sent and not self._ended:
+            self.loop.call_soon(self._after_turn)
+        self._ended.append((exchange, study))
+
+    def _after_turn(self) -> None:
+        sent, self._sent = self._sent, []
+        ended, self._ended = self._ended, []
+        for relay in sent:
+            self._guarded(relay.look)
+        for exchange, study in ended:
+            self._guarded(self._record, exchange, study)
+
+    def _guarded(self, call: Callable[..., None], *args: Any) -> None:
+        """What fails here is a bug to be seen, but it must not take the others of this turn with it."""
+        try:
+            call(*args)
+        except Exception as error:
+            self.loop.call_exception_handler({"message": f"in {call.__qualname__}", "exception": error})
 
     # ---- life of an exchange
 
     def begun(self) -> None:
         """A request head was accepted."""
         self.in_flight += 1
-        self._idle.clear()
-        self.page.add("requests")
-        self.page.set("in_flight", self.in_flight)
+        if self.in_flight == 1:
+            self._idle.clear()
+        self.page.begun(self.in_flight)
 
-    def admit(self, relay: Relay) -> bool:
+    def admit(self, relay: Relay, now: int) -> bool:
         """Ask the concurrency limit. False when even the queue is full."""
         verdict = self.gate.enter(relay)
         relay.gated = verdict
         if verdict == "in":
-            relay.start()
+            relay.start(now)
         else:
             self.page.set("queued", self.gate.queued)
         return verdict != "full"
@@ -111,38 +134,35 @@ class Hub:
         if relay.gated == "queued":
             self.gate.withdraw(relay)
         elif relay.gated == "in":
-            self._let_in(list(self.gate.leave()))
+            free = list(self.gate.leave())
+            if free:
+                self._let_in(free)
         if self.gate.limit is not None:
             self.page.set("queued", self.gate.queued)
         relay.gated = "full"
 
     def _let_in(self, relays: list[Relay]) -> None:
+        now = self.now_ns()
         for relay in relays:
             relay.gated = "in"
-            relay.start(waited=True)
+            relay.start(now, waited=True)
         self.page.set("queued", self.gate.queued)
 
-    def settle(self, exchange: Exchange, before: Callable[[], None] | None = None) -> None:
-        """An exchange ended: record it once the bytes are out, after `before` has completed what is known of it."""
-        self.loop.call_soon(self._record, exchange, before)
-
-    def _record(self, exchange: Exchange, before: Callable[[], None] | None) -> None:
+    def _record(self, exchange: Exchange, study: Study | None) -> None:
         try:
-            self._write_down(exchange, before)
-        finally:  # a recorder that fails is a bug to be seen, but it must not hold up a drain
+            self._write_down(exchange, study)
+        finally:  # a recorder that fails must not hold up a drain
             self.in_flight -= 1
-            self.page.set("in_flight", self.in_flight)
             if self.in_flight == 0:
                 self._idle.set()
 
-    def _write_down(self, exchange: Exchange, before: Callable[[], None] | None) -> None:
-        if before is not None:
-            before()
+    def _write_down(self, exchange: Exchange, study: Study | None) -> None:
+        if study is not None:
+            study.read()
         row = exchange.row()
         name = row["node_id"] or row["request_id"]
         self.lineage.learn(name, row["workflow_id"], row["response_id"], row["tool_call_ids"])
-        self.page.ended(exchange)
-        self.page.add("tokens_in", row["prompt_tokens"] or 0)
+        self.page.ended(exchange, self.in_flight - 1, row["prompt_tokens"] or 0)
         if self.parrot is None:
             self._write(row)
         else:

@@ -46,11 +46,19 @@ class Page:
         self._slots = self.status.slots
         index = self.status.index
         self._tokens = index["tokens_out"]
+        self._requests, self._in_flight, self._done = index["requests"], index["in_flight"], index["done"]
+        self._tokens_in, self._bytes_out, self._e2e_sum = index["tokens_in"], index["bytes_out"], index["e2e_sum_ns"]
         self._itl, self._ttft, self._e2e = (index[f"{name}.0"] for name in ("itl", "ttft", "e2e"))
 
     def tokens(self, count: int) -> None:
         """Token events seen in one read."""
         self._slots[self._tokens] += count
+
+    def begun(self, in_flight: int) -> None:
+        """A request was accepted."""
+        slots = self._slots
+        slots[self._requests] += 1
+        slots[self._in_flight] = in_flight
 
     def set(self, name: str, value: int) -> None:
         """One gauge."""
@@ -60,20 +68,23 @@ class Page:
         """One counter."""
         self.status.add(name, value)
 
-    def ended(self, exchange: Exchange) -> None:
+    def ended(self, exchange: Exchange, in_flight: int, tokens_in: int) -> None:
         """Count a finished exchange; of calls of a model (not of scrapes) the latencies too, from arrival."""
         status, slots = self.status, self._slots
-        status.add("done")
-        if exchange.outcome == "client_left":
+        slots[self._in_flight] = in_flight
+        slots[self._done] += 1
+        slots[self._tokens_in] += tokens_in
+        slots[self._bytes_out] += exchange.bytes_out
+        outcome = exchange.outcome
+        if outcome == "client_left":
             status.add("client_left")
-        elif exchange.outcome not in ("ok", "rejected"):
+        elif outcome not in ("ok", "rejected"):
             status.add("errors")
-        status.add("bytes_out", exchange.bytes_out)
         if exchange.head.api is None and exchange.watcher is None:
             return
         whole = exchange.t_end_ns - exchange.t_arrival_ns
         slots[self._e2e + bisect_right(_EDGES, whole)] += 1
-        status.add("e2e_sum_ns", whole)
+        slots[self._e2e_sum] += whole
         first, last = exchange.t_first_token_ns, exchange.t_last_token_ns
         if first is None or last is None:
             return

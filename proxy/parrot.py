@@ -33,7 +33,7 @@ from engines.parrot.protocol import session_of as session_in
 from engines.pool import Pool
 from proxy.config import parse_target
 from proxy.exchange import Exchange
-from proxy.heads import Refusal
+from proxy.refusal import Refusal
 from traces.workflow import dep_row
 
 if TYPE_CHECKING:

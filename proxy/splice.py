@@ -112,6 +112,13 @@ class UsageCut:
         """An undecided event grew past MAX_HELD: everything since passes untouched."""
         return self._plain is not None
 
+    @property
+    def at_border(self) -> bool:
+        """The next byte begins a chunk and an event, and nothing is held."""
+        if self._plain is not None:
+            return self._plain.at_border
+        return not (self._carry or self._held or self._middle or self.done)
+
     def feed(self, data: bytes) -> bytes:
         """Walk one read; the payload of the chunks completed by it. `out` is what the client gets."""
         if self._plain is not None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from proxy.exchange import Exchange
 from proxy.foreign import read_tag
-from proxy.heads import Refusal, upstream_head
+from proxy.heads import upstream_head
+from proxy.refusal import Refusal
 from proxy.upstream import Pool, Upstream
 from traces.records import Outcome
 
@@ -39,7 +40,7 @@ class Tunnel:
         """Connect, and send the handshake and what the client sent behind it."""
         exchange = self._exchange
         exchange.tag = read_tag(exchange.head.tags, None)
-        exchange.body_complete(exchange.t_head_ns)
+        exchange.t_body_ns = exchange.t_head_ns
         self._early = [rest] if rest else []
         self._front.pause_upload(True)
         self._opening = asyncio.get_running_loop().create_task(self._connect())
@@ -68,9 +69,8 @@ class Tunnel:
         self._exchange.sent(name, False, self._hub.now_ns())
         self._front.pause_upload(False)
 
-    def received(self, data: bytes) -> None:
+    def received(self, data: bytes, now: int) -> None:
         """Bytes of the engine."""
-        now = self._hub.now_ns()
         self._front.write(data)
         exchange = self._exchange
         if exchange.t_first_byte_ns is None:
@@ -78,6 +78,9 @@ class Tunnel:
             status = data[9:12]
             exchange.status = int(status) if status.isdigit() else None
         exchange.read(now, len(data), b"")
+
+    def settle_reads(self) -> None:
+        """A tunnel sets no Tap."""
 
     def from_client(self, data: bytes) -> None:
         """Bytes of the client."""

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from proxy.config import Target
+from proxy.framing import EVENT_CHUNK_END, NO_CHUNK, SMALL_CHUNKS
 from traces.seams import Connect, NowNs
 
 
 class Receiver(Protocol):
     """Who gets what an upstream connection reads while it is busy."""
 
-    def received(self, data: bytes) -> None:
-        """One read, as it came."""
+    def received(self, data: bytes, now: int) -> None:
+        """One read, as it came, and when."""
+
+    def settle_reads(self) -> None:
+        """Look at the reads that a Tap has noted."""
 
     def upstream_lost(self, error: Exception | None) -> None:
         """The connection ended; error None means a clean end of stream."""
@@ -28,14 +33,35 @@ class Receiver(Protocol):
         """The engine is slow to take the request body."""
 
 
+class Tap:
+    """The short way of a stream's usual read, one whole chunk of whole events: stamp, relay, note; looked at later.
+
+    A receiver sets it while its reply is between two chunks. `log` is flat: instant, read, instant, read ...
+    """
+
+    __slots__ = ("log", "special", "write")
+
+    def __init__(self, write: Callable[[bytes], None], special: bytes) -> None:
+        self.write = write
+        self.special = special
+        """a read with these bytes in it takes the long way"""
+        self.log: list[Any] = []
+
+
+MAX_LOG = 64
+"""entries of a log: 32 reads of at most 1 KB are kept before they are looked at"""
+
+
 class Upstream(asyncio.Protocol):
     """One connection: busy with a receiver, or idle in the pool."""
 
-    __slots__ = ("idle_since_ns", "pool", "receiver", "transport")
+    __slots__ = ("_now_ns", "idle_since_ns", "pool", "receiver", "tap", "transport")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
+        self._now_ns = pool.now_ns
         self.receiver: Receiver | None = None
+        self.tap: Tap | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.idle_since_ns = 0
 
@@ -44,15 +70,28 @@ class Upstream(asyncio.Protocol):
         self.pool.open.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.receiver is not None:
-            self.receiver.received(data)
+        now = self._now_ns()
+        tap = self.tap
+        if (
+            tap is not None
+            and data.endswith(EVENT_CHUNK_END)
+            and data.startswith(SMALL_CHUNKS.get(len(data), NO_CHUNK))
+            and tap.special not in data
+        ):
+            tap.write(data)
+            log = tap.log
+            log += (now, data)
+            if len(log) >= MAX_LOG and self.receiver is not None:
+                self.receiver.settle_reads()
+        elif self.receiver is not None:
+            self.receiver.received(data, now)
         else:
             # bytes nobody asked for: whatever they are, they must not become the start of the next reply
             self.pool.discard(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.pool.forget(self)
-        receiver, self.receiver = self.receiver, None
+        receiver, self.receiver, self.tap = self.receiver, None, None
         if receiver is not None:
             receiver.upstream_lost(error)
 
@@ -66,7 +105,7 @@ class Upstream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Leave at once; the receiver is not told."""
-        self.receiver = None
+        self.receiver = self.tap = None
         self.transport.abort()
 
 
@@ -77,12 +116,13 @@ class Pool:
         self, target: Target, *, connect: Connect, now_ns: NowNs, idle_ns: int, tls: ssl.SSLContext | None
     ) -> None:
         self.target = target
+        self.name = target.name
         self.busy = 0
         """requests under way"""
         self.open: set[Upstream] = set()
         self._idle: list[Upstream] = []
         self._connect = connect
-        self._now_ns = now_ns
+        self.now_ns = now_ns
         self._idle_ns = idle_ns
         self._tls = tls
 
@@ -91,9 +131,9 @@ class Pool:
         """Connections waiting for work."""
         return len(self._idle)
 
-    def take(self) -> Upstream | None:
+    def take(self, now_ns: int) -> Upstream | None:
         """The idle connection used last, if one is young enough to trust."""
-        oldest = self._now_ns() - self._idle_ns
+        oldest = now_ns - self._idle_ns
         while self._idle:
             connection = self._idle.pop()
             if connection.idle_since_ns > oldest and not connection.transport.is_closing():
@@ -107,12 +147,12 @@ class Pool:
         _, protocol = await self._connect(lambda: Upstream(self), self.target.host, self.target.port, **options)
         return cast(Upstream, protocol)
 
-    def give(self, connection: Upstream) -> None:
+    def give(self, connection: Upstream, now_ns: int) -> None:
         """Back from a complete exchange."""
-        connection.receiver = None
+        connection.receiver = connection.tap = None
         if connection.transport.is_closing():
             return
-        connection.idle_since_ns = self._now_ns()
+        connection.idle_since_ns = now_ns
         self._idle.append(connection)
 
     def discard(self, connection: Upstream) -> None:

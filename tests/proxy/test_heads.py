@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from proxy.config import ProxyConfig
 from proxy.framing import FramingError
-from proxy.heads import Refusal, RequestHead, header_value, read_reply, read_request, refusal_reply, upstream_head
+from proxy.heads import RequestHead, header_value, read_request, upstream_head
+from proxy.refusal import Refusal, refusal_reply
+from proxy.replyhead import read_reply
 
 CONFIG = ProxyConfig(("http://127.0.0.1:1",))
 POST = b"POST /v1/completions HTTP/1.1\r\n"

@@ -1,0 +1,222 @@
+"""Request heads met before: an SDK sends the same lines with every request, apart from a few.
+
+A line gets a number once llhttp has taken it twice as part of whole heads that were accepted. The numbers of a head's
+lines, in order, name a plan: what was decided about these lines. Lines that differ from request to request (lengths,
+tags, credentials, ids) have no number; each is read by itself, strictly. Whatever does not fit a plan byte for byte is
+left to llhttp and proxy/heads.py (`read` gives None), so nothing passes here that did not pass there: the two ways agree,
+which a property test holds. Credentials are never kept. May not know: sockets, clocks, bodies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from proxy.config import ProxyConfig
+from proxy.heads import KINDS, NOTED, PASSED, TAGGED, TAKEN, Pairs, RequestHead, check_key, credentials, field_line
+from proxy.heads import new_request_id as new_id
+from proxy.refusal import Refusal
+from proxy.routes import api_of
+from traces.tags import clean
+
+MAX_LINES, MAX_LINE, MAX_HEAD = 4096, 256, 8192
+MAX_PLANS, MAX_NAMES = 512, 512
+VARIETY = 16
+"""values of one field name that never came twice, after which it counts as one that always differs"""
+_VARYING = frozenset({b"content-length", b"x-request-id", b"authorization", b"x-api-key", *TAGGED})
+_SECRET = frozenset({b"authorization", b"x-api-key", b"cookie", b"proxy-authorization"})
+_NEVER = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", b"http2-settings", b"connection"})
+"""fields that only llhttp may judge; Connection passes where it says keep-alive or close and comes once"""
+_VISIBLE = bytes(range(32, 127))
+Key = tuple[int | None, ...]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What was decided about a head with these lines: `parts` are the pieces to send, empty where `varying` lines go."""
+
+    method: str
+    target: bytes
+    path: str
+    api: str | None
+    keep_alive: bool
+    parts: list[bytes]
+    varying: tuple[int, ...]
+    single: frozenset[bytes]
+    """names among the numbered lines; none of them may come again"""
+
+
+class KnownHeads:
+    """Bounded memory of request lines and of what heads made of them were judged to be, for one configuration."""
+
+    def __init__(self, config: ProxyConfig) -> None:
+        self._config = config
+        self._max_head = min(MAX_HEAD, config.max_head)
+        self._open = config.key is None and config.upstream_key is None
+        self._numbers: dict[bytes, int] = {}
+        self._next = 0
+        self._once: set[bytes] = set()
+        self._plans: dict[Key, _Plan] = {}
+        self._names: dict[bytes, tuple[bytes, int, str]] = {}
+        """spellings of the names of lines without a number -> lower case, kind, text"""
+        self._variety: dict[bytes, int] = {}
+
+    def read(self, raw: bytes) -> RequestHead | Refusal | None:
+        """Judge a head (without its final blank line); None when it is not one of those met before."""
+        lines = raw.split(b"\r\n")
+        plan = self._plans.get(tuple(map(self._numbers.get, lines)))
+        if plan is None or len(raw) + len(lines) > self._max_head:
+            return None
+        parts = plan.parts.copy()
+        seen: dict[bytes, bytes] = {}
+        tags: dict[str, str] = {}
+        names = self._names
+        for at in plan.varying:
+            line = lines[at]
+            name, _, value = line.partition(b": ")
+            known = names.get(name)
+            if known is None or not value or value.translate(None, _VISIBLE) or value != value.strip():
+                return None
+            low, kind, text = known
+            if low in seen or low in plan.single:
+                return None
+            seen[low] = value
+            if kind in (PASSED, NOTED):
+                parts[at] = line + b"\r\n"
+            if low in TAGGED:
+                tags[text] = value.decode()
+        return self._judge(plan, parts, seen, tags)
+
+    def _judge(
+        self, plan: _Plan, parts: list[bytes], seen: dict[bytes, bytes], tags: dict[str, str]
+    ) -> RequestHead | Refusal | None:
+        """What heads.read_request decides by the values of the varying lines."""
+        config = self._config
+        size = 0
+        given = seen.get(b"content-length")
+        if given is not None:
+            if not given.isdigit() or len(given) > 18:
+                return None
+            size = int(given)
+            if size > config.max_body:
+                return None
+        if self._open:
+            if b"authorization" in seen:
+                parts.append(b"Authorization: " + seen[b"authorization"] + b"\r\n")
+            if b"x-api-key" in seen:
+                parts.append(b"X-Api-Key: " + seen[b"x-api-key"] + b"\r\n")
+        else:
+            refusal = check_key(seen, config)
+            if refusal is not None:
+                return refusal
+            parts += credentials(seen, config)
+        own = seen.get(b"x-request-id")
+        request_id = clean(own.decode()) if own is not None else None
+        return RequestHead(
+            plan.method,
+            plan.target,
+            plan.path,
+            plan.api,
+            plan.keep_alive,
+            False,
+            size,
+            False,
+            False,
+            b"",
+            request_id or new_id(),
+            parts,
+            tags,
+        )
+
+    # ---- learning
+
+    def learn(self, raw: bytes, headers: Pairs, head: RequestHead) -> None:
+        """A head that llhttp parsed into `headers` and that was accepted as `head`."""
+        lines = raw.split(b"\r\n")
+        if len(raw) > self._max_head or head.http10 or len(lines) != len(headers) + 1 or not _same(lines, headers):
+            return
+        lows = [name.lower() for name, _ in headers]
+        if any(low in _NEVER for low in lows if low != b"connection") or lows.count(b"connection") > 1:
+            return
+        at = lows.index(b"connection") if b"connection" in lows else -1
+        if at >= 0 and headers[at][1].lower() not in (b"keep-alive", b"close"):
+            return
+        fresh = self._number(lines[0], None)
+        for line, (name, _), low in zip(lines[1:], headers, lows, strict=True):
+            fresh |= self._name(name, low) if self._varies(low) else self._number(line, low)
+        if not fresh:
+            self._plan(lines, headers, lows, head)
+
+    def _varies(self, low: bytes) -> bool:
+        return low in _VARYING or low in _SECRET or self._variety.get(low, 0) > VARIETY
+
+    def _name(self, name: bytes, low: bytes) -> bool:
+        """Know a spelling of a varying field's name; whether it was new."""
+        if name in self._names:
+            return False
+        if len(self._names) >= MAX_NAMES:
+            self._forget()
+        self._names[name] = (low, KINDS.get(low, PASSED), low.decode())
+        return True
+
+    def _number(self, line: bytes, low: bytes | None) -> bool:
+        """Give a line its number at its second coming; whether that, or its first coming, was just now."""
+        if line in self._numbers or len(line) > MAX_LINE:
+            return False
+        if line not in self._once:
+            if len(self._once) >= MAX_LINES:
+                self._once.clear()
+            self._once.add(line)
+            if low is not None and KINDS.get(low, PASSED) == PASSED and len(self._variety) < MAX_NAMES:
+                self._variety[low] = self._variety.get(low, 0) + 1
+            return True
+        self._once.discard(line)
+        if len(self._numbers) >= MAX_LINES:
+            self._forget()
+        self._numbers[line] = self._next
+        self._next += 1
+        if low is not None and low in self._variety:
+            self._variety[low] -= 1
+        return True
+
+    def _forget(self) -> None:
+        """Start anew; numbers are never given twice, so no old plan can be met again."""
+        self._numbers.clear()
+        self._plans.clear()
+        self._names.clear()
+        self._variety.clear()
+
+    def _plan(self, lines: list[bytes], headers: Pairs, lows: list[bytes], head: RequestHead) -> None:
+        """Write down what `head` says of the numbered lines, where all others are varying ones."""
+        numbers = self._numbers
+        varying = tuple(at for at, line in enumerate(lines) if line not in numbers)
+        if 0 in varying or any(not self._varies(lows[at - 1]) for at in varying):
+            return
+        parts = [b""] * len(lines)
+        single: set[bytes] = set()
+        for at, (name, value) in enumerate(headers, 1):
+            if at not in varying:
+                low = lows[at - 1]
+                kind = KINDS.get(low, PASSED)
+                parts[at] = field_line(name, value) if kind in (PASSED, NOTED) else b""
+                if kind == TAKEN:
+                    single.add(low)
+        if len(self._plans) >= MAX_PLANS:
+            self._plans.clear()
+        self._plans[tuple(map(numbers.get, lines))] = _Plan(
+            head.method,
+            head.target,
+            head.path,
+            api_of(head.path) if head.method == "POST" else None,
+            head.keep_alive,
+            parts,
+            varying,
+            frozenset(single),
+        )
+
+
+def _same(lines: list[bytes], headers: Pairs) -> bool:
+    """llhttp's fields are these lines, one each."""
+    return all(
+        line.startswith(name + b":") and line[len(name) + 1 :].strip(b" \t") == value.strip(b" \t")
+        for line, (name, value) in zip(lines[1:], headers, strict=True)
+    )
