@@ -331,8 +331,8 @@ class BodyObserver(Observer):
             self.malformed += 1
             self.error = f"a reply of {self._bytes} bytes is too long to be read"
         elif self._bytes:
-            _read_body(self, self._read, b"".join(self._pieces))
-            self._pieces.clear()
+            pieces, self._pieces = self._pieces, []
+            _read_body(self, self._read, pieces[0] if len(pieces) == 1 else b"".join(pieces))
             self.ended = self.malformed == 0
 
 

@@ -40,6 +40,9 @@ SAMPLING = frozenset(
 NOTHING_NAMED = Named()
 _PLAIN_ROLES = ("user", "system", "developer")
 """roles whose plain text messages name no ids"""
+_ROLE_STARTS = {role: b"\x00" + role.encode() + b"\x01" for role in (*_PLAIN_ROLES, "assistant")}
+"""how a message of a plain chat starts in the canonical prompt"""
+_OTHER_PROMPTS = frozenset({"tools", "system", "instructions", "previous_response_id"})
 MAX_MESSAGES = 4096
 Piece = tuple[str, bytes, tuple[str, ...]]
 """role, canonical bytes, tool ids named"""
@@ -72,17 +75,53 @@ def read_facts(body: Any, *, mode: RecordContent, key: bytes, block_bytes: int) 
     """Everything kept of a parsed request body."""
     if not isinstance(body, dict):
         return RequestFacts()
-    pieces = _pieces(body) if mode != "none" else []
+    messages: tuple[dict[str, Any], ...] = ()
+    blocks: tuple[int, ...] = ()
+    simple = None
+    if mode != "none":
+        simple = _plain_chat(body, key)
+        if simple is not None:
+            messages, prompt = simple
+        else:
+            pieces = _pieces(body)
+            messages, prompt = _messages(pieces, key), canonical(pieces)
+        blocks = block_hashes(prompt, key, block_bytes)
     return RequestFacts(
         _text(body.get("model")),
         body.get("stream") is True,
         _max_tokens(body),
-        {k: body[k] for k in body if k in SAMPLING and _is_small(body[k])},
-        _messages(pieces, key),
-        block_hashes(canonical(pieces), key, block_bytes) if pieces else (),
+        {} if SAMPLING.isdisjoint(body) else {k: body[k] for k in body if k in SAMPLING and _is_small(body[k])},
+        messages,
+        blocks,
         _content(body) if mode == "text" else None,
-        named_ids(body),
+        NOTHING_NAMED if simple is not None else named_ids(body),
     )
+
+
+def _plain_chat(body: dict[str, Any], key: bytes) -> tuple[tuple[dict[str, Any], ...], bytes] | None:
+    """Messages and canonical prompt of the usual chat in one pass: roles and texts alone, so no ids are named.
+
+    None for any other body; what it gives is what _pieces, _messages, canonical and named_ids give.
+    """
+    turns = body.get("messages")
+    if type(turns) is not list or len(turns) > MAX_MESSAGES or not _OTHER_PROMPTS.isdisjoint(body):
+        return None
+    rows: list[dict[str, Any]] = []
+    prompt: list[bytes] = []
+    fresh = _keyed(key, 12).copy
+    for turn in turns:
+        if type(turn) is not dict or len(turn) != 2:
+            return None
+        role, content = turn.get("role"), turn.get("content")
+        start = _ROLE_STARTS.get(role) if type(role) is str else None
+        if start is None or type(content) is not str:
+            return None
+        text = content.encode()
+        made = fresh()
+        made.update(text)
+        rows.append({"role": role, "length": len(text), "digest": made.hexdigest()})
+        prompt += (start, text)
+    return tuple(rows), b"".join(prompt)
 
 
 @lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ journals, how bytes are relayed.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from engines.dialects import EngineMetrics, Observer, Usage, observer
@@ -92,9 +93,9 @@ class Exchange:
         self.tokens = 0
         self._observer: Observer | None = None
         self._last_ns = t_arrival_ns
-        self._read_dt = array("q")
-        self._read_bytes = array("l")
-        self._read_tokens = array("l")
+        self._read_dt: list[int] | array[int] = []
+        self._read_bytes: list[int] | array[int] = []
+        self._read_tokens: list[int] | array[int] = []
 
     def left_queue(self, now_ns: int) -> None:
         """The concurrency limit let it go on."""
@@ -108,6 +109,8 @@ class Exchange:
         """The reply's head is complete."""
         self.status = status
         self.stream = event_stream
+        if event_stream:  # many reads: 24 bytes each in arrays; a list is quicker for the one or two of other replies
+            self._read_dt, self._read_bytes, self._read_tokens = array("q"), array("l"), array("l")
         if self.watcher is not None:
             self._observer = self.watcher
             return
@@ -182,12 +185,12 @@ class Exchange:
         return sum(self._read_bytes)
 
     @property
-    def read_times(self) -> array[int]:
+    def read_times(self) -> Sequence[int]:
         """ns between the reads of the reply, the first since arrival."""
         return self._read_dt
 
     @property
-    def read_tokens(self) -> array[int]:
+    def read_tokens(self) -> Sequence[int]:
         """Token events of each read."""
         return self._read_tokens
 
@@ -202,19 +205,20 @@ class Exchange:
         if seen is not None:
             seen.finish()
             self.tokens = seen.tokens
-        head, tag, facts = self.head, self.tag or NO_TAG, self.facts or NO_FACTS
+        head, facts = self.head, self.facts or NO_FACTS
+        tag = self.tag if self.tag is not None else NO_TAG
         usage = seen.usage if seen is not None else NO_USAGE
         metrics = (seen.metrics if seen is not None else None) or NO_METRICS
         return {
             "request_id": head.request_id,
             "workflow_id": tag.workflow_id,
-            "node_id": node_id(head, self.tag),
+            "node_id": None if self.tag is None else tag.node_id or head.request_id,
             "outcome": self.outcome,
             "t_arrival_ns": self.t_arrival_ns,
             "t_end_ns": self.t_end_ns,
             "agent_id": tag.agent_id,
             "class_name": tag.class_name,
-            "deps": [dep_row(d) for d in (*tag.parents, *self.edges)],
+            "deps": [dep_row(d) for d in (*tag.parents, *self.edges)] if tag.parents or self.edges else [],
             "tag_source": tag.source,
             "session_id": tag.session_id,
             "parent_agent_id": tag.parent_agent_id,
@@ -243,9 +247,9 @@ class Exchange:
             "engine_queue_ns": metrics.queue_ns,
             "engine_prefill_ns": metrics.prefill_ns,
             "engine_decode_ns": metrics.decode_ns,
-            "read_dt_ns": self._read_dt.tolist(),
-            "read_bytes": self._read_bytes.tolist(),
-            "read_tokens": self._read_tokens.tolist(),
+            "read_dt_ns": list(self._read_dt),
+            "read_bytes": list(self._read_bytes),
+            "read_tokens": list(self._read_tokens),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "usage_spliced": self.usage_spliced,
@@ -264,9 +268,3 @@ class Exchange:
             return None
         return {**facts.content, "output": seen.text if seen is not None else None}
 
-
-def node_id(head: RequestHead, tag: Tag | None) -> str | None:
-    """The node a tagged request is: as it says, else its request id, so that later ones can name it as a parent."""
-    if tag is None:
-        return None
-    return tag.node_id or head.request_id

@@ -27,6 +27,7 @@ _SECRET = frozenset({b"authorization", b"x-api-key", b"cookie", b"proxy-authoriz
 _NEVER = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", b"http2-settings", b"connection"})
 """fields that only llhttp may judge; Connection passes where it says keep-alive or close and comes once"""
 _VISIBLE = bytes(range(32, 127))
+_BLANK = 32
 Key = tuple[int | None, ...]
 
 
@@ -56,8 +57,8 @@ class KnownHeads:
         self._next = 0
         self._once: set[bytes] = set()
         self._plans: dict[Key, _Plan] = {}
-        self._names: dict[bytes, tuple[bytes, int, str]] = {}
-        """spellings of the names of lines without a number -> lower case, kind, text"""
+        self._names: dict[bytes, tuple[bytes, bool, str | None]] = {}
+        """spellings of the names of lines without a number -> lower case, whether the line goes on, its tag's name"""
         self._variety: dict[bytes, int] = {}
 
     def read(self, raw: bytes) -> RequestHead | Refusal | None:
@@ -69,21 +70,23 @@ class KnownHeads:
         parts = plan.parts.copy()
         seen: dict[bytes, bytes] = {}
         tags: dict[str, str] = {}
-        names = self._names
+        names, single = self._names, plan.single
         for at in plan.varying:
             line = lines[at]
             name, _, value = line.partition(b": ")
             known = names.get(name)
-            if known is None or not value or value.translate(None, _VISIBLE) or value != value.strip():
+            if known is None or not value or value[0] == _BLANK or value[-1] == _BLANK:
                 return None
-            low, kind, text = known
-            if low in seen or low in plan.single:
+            low, passed, tag = known
+            if low in seen or low in single:
                 return None
             seen[low] = value
-            if kind in (PASSED, NOTED):
+            if passed:
                 parts[at] = line + b"\r\n"
-            if low in TAGGED:
-                tags[text] = value.decode()
+            if tag is not None:
+                tags[tag] = value.decode("latin-1")
+        if b"".join(seen.values()).translate(None, _VISIBLE):
+            return None
         return self._judge(plan, parts, seen, tags)
 
     def _judge(
@@ -155,7 +158,8 @@ class KnownHeads:
             return False
         if len(self._names) >= MAX_NAMES:
             self._forget()
-        self._names[name] = (low, KINDS.get(low, PASSED), low.decode())
+        tag = low.decode() if low in TAGGED else None
+        self._names[name] = (low, KINDS.get(low, PASSED) in (PASSED, NOTED), tag)
         return True
 
     def _number(self, line: bytes, low: bytes | None) -> bool:

@@ -9,7 +9,7 @@ May not know: sockets, clocks, bodies.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from traces.tags import Tag
@@ -51,7 +51,7 @@ class Lineage:
             workflow = self._roots.get((tag.source, tag.parent_agent_id), workflow)
         if tag.agent_id is not None and workflow is not None:
             _remember(self._roots, (tag.source, tag.agent_id), workflow, self._limit)
-        return tag if workflow == tag.workflow_id else replace(tag, workflow_id=workflow)
+        return tag if workflow == tag.workflow_id else tag._replace(workflow_id=workflow)
 
     def edges(self, named: Named, workflow: str | None, declared: tuple[Dep, ...]) -> tuple[Dep, ...]:
         """Exact edges to earlier requests of the same workflow, without those that were declared."""

@@ -117,7 +117,7 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
 
 def _serialised(journal: QueuedWriter) -> Callable[[Any], None]:
     """Rows are turned to bytes here and now (a few us): the journal's thread would hold the GIL for whole batches."""
-    return lambda row: journal.put(orjson.Fragment(orjson.dumps(row)))
+    return lambda row: journal.put(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _serve(loop: asyncio.AbstractEventLoop, reuse_port: bool) -> Any:

@@ -58,8 +58,8 @@ class JournalWriter:
             os.truncate(self.path, keep)
 
     def write(self, record: Any) -> None:
-        """Append one record; on disk at the next flush."""
-        self._file.write(orjson.dumps(record, option=_OPTIONS))
+        """Append one record; on disk at the next flush. A record in bytes is its whole line, line feed included."""
+        self._file.write(record if type(record) is bytes else orjson.dumps(record, option=_OPTIONS))
         self.written += 1
 
     def flush(self) -> None:

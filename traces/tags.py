@@ -7,8 +7,7 @@ Foreign schemes (Dynamo, Claude Code, ...) are the proxy's business (proxy/forei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from traces.workflow import DEP_KINDS, Dep
@@ -24,9 +23,8 @@ MAX_VALUE = 256
 MAX_PARENTS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """Who a request says it is. parents: Deps with provenance "declared"."""
+class Tag(NamedTuple):
+    """Who a request says it is. parents: Deps with provenance "declared". A tuple: made for every tagged request."""
 
     workflow_id: str | None = None
     node_id: str | None = None
@@ -85,12 +83,12 @@ def from_headers(headers: Mapping[str, str]) -> Tag | None:
     if workflow is None and node is None:
         return None
     return Tag(
-        workflow_id=workflow,
-        node_id=node,
-        parents=parse_parents(headers[PARENTS]) if PARENTS in headers else (),
-        agent_id=clean(headers.get(AGENT)),
-        class_name=clean(headers.get(CLASS)),
-        source="x-workflow",
+        workflow,
+        node,
+        parse_parents(headers[PARENTS]) if PARENTS in headers else (),
+        clean(headers[AGENT]) if AGENT in headers else None,
+        clean(headers[CLASS]) if CLASS in headers else None,
+        "x-workflow",
     )
 
 
