@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from proxy.exchange import Exchange
@@ -46,7 +47,7 @@ class Front(asyncio.Protocol):
         "exchange",
         "paused",
         "relay",
-        "write",
+        "send",
     )
 
     def __init__(self, hub: Hub) -> None:
@@ -54,7 +55,8 @@ class Front(asyncio.Protocol):
         self._now_ns = hub.now_ns
         self._intake = Intake(hub.known, hub.config, hub.extra_paths)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.write: Callable[[bytes], None]
+        self.send: Callable[[bytes], None]
+        """write to the client at the end of this turn of the loop"""
         self._tunnel: Tunnel | None = None
         self._closing_ns: int | None = None
         self._paused_ns = 0
@@ -75,7 +77,7 @@ class Front(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.write = self._transport.write
+        self.send = partial(self._hub.outbox.put, self._transport)
         self._idle_ns = self._now_ns()
         hub = self._hub
         hub.fronts.add(self)
@@ -150,7 +152,7 @@ class Front(asyncio.Protocol):
             return False
         self._streaming = head.length > hub.config.buffer_body
         if head.expect and not intake.complete and not head.http10:
-            self.write(_CONTINUE)
+            self.send(_CONTINUE)
         return True
 
     def _take_body(self, now: int) -> None:
@@ -232,12 +234,13 @@ class Front(asyncio.Protocol):
         intake = self._intake
         head = intake.head
         method = head.method if head is not None else "POST"
-        self.write(refusal_reply(refusal, intake.path, head.request_id if head is not None else None, method))
+        self.send(refusal_reply(refusal, intake.path, head.request_id if head is not None else None, method))
         self.close()
 
     def close(self) -> None:
         """Close after what was written; while the request is still coming, read it into the void for a moment."""
         self.relay = self.exchange = None
+        self._hub.outbox.send()
         if self._intake.complete or self._transport.is_closing():
             self._closing_ns = 0
             self._transport.close()
@@ -299,6 +302,7 @@ class Front(asyncio.Protocol):
             return
         relay.abandon(outcome, now, refusal.message)
         if relay.replied:
+            self._hub.outbox.send()
             self._transport.abort()
         else:
             self.refuse(refusal)

@@ -15,6 +15,7 @@ from proxy.exchange import Exchange
 from proxy.gate import Gate
 from proxy.knownheads import KnownHeads
 from proxy.lineage import Lineage
+from proxy.outbox import Outbox
 from proxy.page import Page
 from proxy.parrot import Parrot
 from proxy.study import Study
@@ -59,6 +60,7 @@ class Hub:
         self.parrot: Parrot | None = None
         self.loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
+        self.outbox = Outbox(self.loop)
         self._sent: list[Relay] = []
         """went on in this turn of the loop: their requests are to be read"""
         self._ended: list[tuple[Exchange, Study | None]] = []
@@ -91,6 +93,7 @@ class Hub:
         self._ended.append((exchange, study))
 
     def _after_turn(self) -> None:
+        self.outbox.send()
         sent, self._sent = self._sent, []
         ended, self._ended = self._ended, []
         for relay in sent:

@@ -138,7 +138,7 @@ class Relay:
         line = framing_line(exchange.head, sum(map(len, body)), self._streamed)
         first = upstream_head(exchange.head, pool.name, pool.target.prefix, line)
         if not self._streamed and len(body) == 1 and len(body[0]) <= MAX_JOINED:
-            transport.write(first + body[0])
+            self._hub.outbox.put(transport, first + body[0])
         else:
             transport.write(first)
             for piece in self._framed(body, self._upload_ended):
@@ -182,9 +182,9 @@ class Relay:
             return
         if first is not None:
             self.replied = True
-            self.front.write(first + out)
+            self.front.send(first + out)
         elif out:
-            self.front.write(out)
+            self.front.send(out)
         tokens = exchange.read(now, reply.used, payload)
         if tokens:
             self._hub.page.tokens(tokens)
@@ -202,7 +202,7 @@ class Relay:
             connection.tap = None
             return
         if self._tap is None:
-            self._tap = Tap(self.front.write, special)
+            self._tap = Tap(self.front.send, special)
         connection.tap = self._tap
 
     def settle_reads(self) -> None:
@@ -303,7 +303,7 @@ class Relay:
         if self.replied:
             held = self._reply.end()
             if held:
-                self.front.write(held)
+                self.front.send(held)
             self.front.close()
         else:
             self.front.refuse(Refusal(status, outcome, why))

@@ -71,7 +71,7 @@ class Tunnel:
 
     def received(self, data: bytes, now: int) -> None:
         """Bytes of the engine."""
-        self._front.write(data)
+        self._front.send(data)
         exchange = self._exchange
         if exchange.t_first_byte_ns is None:
             exchange.t_first_byte_ns = now
