@@ -154,10 +154,7 @@ def named_ids(body: dict[str, Any]) -> Named:
 def _is_plain(turn: Any) -> bool:
     """A message that names no ids: a role that makes no calls, a text, nothing else."""
     return (
-        type(turn) is dict
-        and len(turn) == 2
-        and turn.get("role") in _PLAIN_ROLES
-        and type(turn.get("content")) is str
+        type(turn) is dict and len(turn) == 2 and turn.get("role") in _PLAIN_ROLES and type(turn.get("content")) is str
     )
 
 
@@ -260,11 +257,12 @@ def _content(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _max_tokens(body: dict[str, Any]) -> int | None:
-    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        value = body.get(name)
-        if value is not None and isinstance(value, int):
-            return int(value)
-    return None
+    value = body.get("max_completion_tokens")
+    if not isinstance(value, int):
+        value = body.get("max_output_tokens")
+        if not isinstance(value, int):
+            value = body.get("max_tokens")
+    return int(value) if isinstance(value, int) else None
 
 
 def _text(value: Any) -> str | None:

@@ -267,4 +267,3 @@ class Exchange:
         if facts.content is None:
             return None
         return {**facts.content, "output": seen.text if seen is not None else None}
-

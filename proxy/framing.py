@@ -28,8 +28,8 @@ def _size_lines(size: int) -> bytes | tuple[bytes, ...]:
 SMALL_CHUNKS: dict[int, bytes | tuple[bytes, ...]] = {
     len(b"%x" % size) + 4 + size: _size_lines(size) for size in range(1, MAX_SMALL_CHUNK + 1)
 }
-"""bytes of a whole chunk on the wire -> the only size lines it can start with, as every known engine writes them. A read
-of that length that starts so and ends with CRLF is exactly one chunk: what `Chunked` finds too, in two comparisons"""
+"""bytes of a whole chunk on the wire -> the only size lines it can start with, in plain hexadecimal. A read of that
+length that starts so and ends with CRLF is exactly one chunk: what `Chunked` finds too, in two comparisons"""
 PAYLOAD_AT: dict[int, int] = {len(b"%x" % n) + 4 + n: len(b"%x" % n) + 2 for n in range(1, MAX_SMALL_CHUNK + 1)}
 """where the payload of such a chunk starts"""
 NO_CHUNK = b"\x00"

@@ -1,4 +1,4 @@
-"""The client side: one asyncio.Protocol per connection, what to do with the request it reads, timers against slow clients.
+"""The client side: one asyncio.Protocol per connection, what to do with its request, timers against slow clients.
 
 Lives here: one request at a time, the choice between holding a body and streaming it up, refusals, keep-alive, and the
 end of the connection. Pipelining is refused: the first request is answered, then the connection closes with a 400.
@@ -200,15 +200,9 @@ class Front(asyncio.Protocol):
     def will_close(self) -> bool:
         """Whether this connection ends with the present reply."""
         intake = self._intake
-        head = intake.head
-        return (
-            self.close_after
-            or not intake.complete
-            or intake.pipelined
-            or self._hub.draining
-            or head is None
-            or not head.keep_alive
-        )
+        if self.close_after or not intake.complete or intake.pipelined or self._hub.draining:
+            return True
+        return intake.head is None or not intake.head.keep_alive
 
     def reply_done(self, now: int) -> None:
         """The reply was relayed whole."""

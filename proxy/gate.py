@@ -6,7 +6,6 @@ The limit may change at any time (it is the run-time batch-size knob). May not k
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Generic, Literal, TypeVar
 
 W = TypeVar("W")
@@ -36,8 +35,8 @@ class Gate(Generic[W]):
         self._queue.append(who)
         return "queued"
 
-    def leave(self) -> Iterator[W]:
-        """One inside is done; yields those who may go in now (already counted inside)."""
+    def leave(self) -> list[W]:
+        """One inside is done; those who may go in now (already counted inside)."""
         self.inside -= 1
         return self._admit()
 
@@ -45,12 +44,14 @@ class Gate(Generic[W]):
         """One in the queue went away."""
         self._queue.remove(who)
 
-    def set_limit(self, limit: int | None) -> Iterator[W]:
-        """Change the limit; yields those who may go in now."""
+    def set_limit(self, limit: int | None) -> list[W]:
+        """Change the limit; those who may go in now."""
         self.limit = limit
         return self._admit()
 
-    def _admit(self) -> Iterator[W]:
+    def _admit(self) -> list[W]:
+        free: list[W] = []
         while self._queue and (self.limit is None or self.inside < self.limit):
             self.inside += 1
-            yield self._queue.popleft()
+            free.append(self._queue.popleft())
+        return free

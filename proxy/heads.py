@@ -198,27 +198,21 @@ def _is_key(value: bytes, key: str | None) -> bool:
 
 def upstream_head(head: RequestHead, host: str, prefix: str, framing: bytes) -> bytes:
     """The head that goes to the engine. `framing` is its Content-Length or Transfer-Encoding line, or empty."""
-    return b"".join(
-        [
-            head.method.encode(),
-            b" ",
-            prefix.encode(),
-            head.target,
-            b" HTTP/1.1\r\nHost: ",
-            host.encode(),
-            b"\r\n",
-            *head.lines,
-            b"X-Request-Id: ",
-            head.request_id.encode("latin-1", "replace"),
-            b"\r\n",
-            framing,
-            b"\r\n",
-        ]
+    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%bX-Request-Id: %b\r\n%b\r\n" % (
+        head.method.encode(),
+        prefix.encode(),
+        head.target,
+        host.encode(),
+        b"".join(head.lines),
+        head.request_id.encode("latin-1", "replace"),
+        framing,
     )
 
 
 def framing_line(head: RequestHead, size: int, streamed: bool) -> bytes:
     """The request's framing towards the engine: as it came, except that a whole chunked body gets its length."""
+    if size and not streamed:
+        return b"Content-Length: %d\r\n" % size
     if streamed and head.chunked:
         return b"Transfer-Encoding: chunked\r\n"
     length = head.length if streamed else size

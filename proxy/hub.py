@@ -97,16 +97,21 @@ class Hub:
         sent, self._sent = self._sent, []
         ended, self._ended = self._ended, []
         for relay in sent:
-            self._guarded(relay.look)
+            try:
+                relay.look()
+            except Exception as error:  # noqa: BLE001 - a bug is shown, but must not take the others of this turn along
+                self._show(error)
         for exchange, study in ended:
-            self._guarded(self._record, exchange, study)
+            self.in_flight -= 1
+            try:
+                self._write_down(exchange, study)
+            except Exception as error:  # noqa: BLE001 - as above; nor may it hold up a drain
+                self._show(error)
+        if self.in_flight == 0:
+            self._idle.set()
 
-    def _guarded(self, call: Callable[..., None], *args: Any) -> None:
-        """What fails here is a bug to be seen, but it must not take the others of this turn with it."""
-        try:
-            call(*args)
-        except Exception as error:
-            self.loop.call_exception_handler({"message": f"in {call.__qualname__}", "exception": error})
+    def _show(self, error: Exception) -> None:
+        self.loop.call_exception_handler({"message": "while a request was recorded", "exception": error})
 
     # ---- life of an exchange
 
@@ -130,14 +135,14 @@ class Hub:
     def set_limit(self, limit: int | None) -> None:
         """Change the concurrency limit now."""
         self.page.set("limit", limit or 0)
-        self._let_in(list(self.gate.set_limit(limit)))
+        self._let_in(self.gate.set_limit(limit))
 
     def leave(self, relay: Relay) -> None:
         """A relay ended: its place is free."""
         if relay.gated == "queued":
             self.gate.withdraw(relay)
         elif relay.gated == "in":
-            free = list(self.gate.leave())
+            free = self.gate.leave()
             if free:
                 self._let_in(free)
         if self.gate.limit is not None:
@@ -151,21 +156,13 @@ class Hub:
             relay.start(now, waited=True)
         self.page.set("queued", self.gate.queued)
 
-    def _record(self, exchange: Exchange, study: Study | None) -> None:
-        try:
-            self._write_down(exchange, study)
-        finally:  # a recorder that fails must not hold up a drain
-            self.in_flight -= 1
-            if self.in_flight == 0:
-                self._idle.set()
-
     def _write_down(self, exchange: Exchange, study: Study | None) -> None:
         if study is not None:
             study.read()
         row = exchange.row()
         name = row["node_id"] or row["request_id"]
         self.lineage.learn(name, row["workflow_id"], row["response_id"], row["tool_call_ids"])
-        self.page.ended(exchange, self.in_flight - 1, row["prompt_tokens"] or 0)
+        self.page.ended(exchange, self.in_flight, row["prompt_tokens"] or 0)
         if self.parrot is None:
             self._write(row)
         else:

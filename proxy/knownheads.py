@@ -3,8 +3,8 @@
 A line gets a number once llhttp has taken it twice as part of whole heads that were accepted. The numbers of a head's
 lines, in order, name a plan: what was decided about these lines. Lines that differ from request to request (lengths,
 tags, credentials, ids) have no number; each is read by itself, strictly. Whatever does not fit a plan byte for byte is
-left to llhttp and proxy/heads.py (`read` gives None), so nothing passes here that did not pass there: the two ways agree,
-which a property test holds. Credentials are never kept. May not know: sockets, clocks, bodies.
+left to llhttp and proxy/heads.py (`read` gives None), so nothing passes here that would not pass there: the two ways
+agree, which a property test holds. Credentials are never kept. May not know: sockets, clocks, bodies.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ Key = tuple[int | None, ...]
 
 @dataclass(slots=True)
 class _Plan:
-    """What was decided about a head with these lines: `parts` are the pieces to send, empty where `varying` lines go."""
+    """What was decided about a head with these lines."""
 
     method: str
     target: bytes
     path: str
     api: str | None
     keep_alive: bool
+    varying: list[tuple[int, int]]
+    """where each varying line stands, and its place in `parts`"""
     parts: list[bytes]
-    varying: tuple[int, ...]
+    """the pieces to send: runs of numbered lines as they go on, empty for the varying ones"""
     single: frozenset[bytes]
     """names among the numbered lines; none of them may come again"""
 
@@ -71,7 +73,7 @@ class KnownHeads:
         seen: dict[bytes, bytes] = {}
         tags: dict[str, str] = {}
         names, single = self._names, plan.single
-        for at in plan.varying:
+        for at, slot in plan.varying:
             line = lines[at]
             name, _, value = line.partition(b": ")
             known = names.get(name)
@@ -82,7 +84,7 @@ class KnownHeads:
                 return None
             seen[low] = value
             if passed:
-                parts[at] = line + b"\r\n"
+                parts[slot] = line + b"\r\n"
             if tag is not None:
                 tags[tag] = value.decode("latin-1")
         if b"".join(seen.values()).translate(None, _VISIBLE):
@@ -192,18 +194,22 @@ class KnownHeads:
     def _plan(self, lines: list[bytes], headers: Pairs, lows: list[bytes], head: RequestHead) -> None:
         """Write down what `head` says of the numbered lines, where all others are varying ones."""
         numbers = self._numbers
-        varying = tuple(at for at, line in enumerate(lines) if line not in numbers)
-        if 0 in varying or any(not self._varies(lows[at - 1]) for at in varying):
+        fixed = [line if line in numbers else b"" for line in lines]
+        if not fixed[0] or any(not line and not self._varies(low) for line, low in zip(fixed[1:], lows, strict=True)):
             return
-        parts = [b""] * len(lines)
+        parts = [b""]
+        varying: list[tuple[int, int]] = []
         single: set[bytes] = set()
         for at, (name, value) in enumerate(headers, 1):
-            if at not in varying:
-                low = lows[at - 1]
-                kind = KINDS.get(low, PASSED)
-                parts[at] = field_line(name, value) if kind in (PASSED, NOTED) else b""
-                if kind == TAKEN:
-                    single.add(low)
+            low = lows[at - 1]
+            kind = KINDS.get(low, PASSED)
+            if not fixed[at]:
+                varying.append((at, len(parts)))
+                parts += (b"", b"")
+            elif kind in (PASSED, NOTED):
+                parts[-1] += field_line(name, value)
+            elif kind == TAKEN:
+                single.add(low)
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
         self._plans[tuple(map(numbers.get, lines))] = _Plan(
@@ -212,8 +218,8 @@ class KnownHeads:
             head.path,
             api_of(head.path) if head.method == "POST" else None,
             head.keep_alive,
-            parts,
             varying,
+            parts,
             frozenset(single),
         )
 

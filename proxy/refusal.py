@@ -1,4 +1,4 @@
-"""The proxy's own error replies: why a request is answered here and not by the engine, in the shape the client's SDK reads.
+"""The proxy's own error replies: why a request is answered here, in the shape that the client's SDK reads.
 
 Header values never become part of an error text. May not know: sockets, clocks, how requests are judged.
 """

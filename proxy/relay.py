@@ -1,8 +1,8 @@
 """One exchange with an engine: from "the request may go" to "the last byte was relayed", on one upstream connection.
 
 Order of work on every read: stamp, relay, then look. Lives here: sending, the one retry, relaying, and every way an
-exchange can end. May not know: how requests are read (front), how replies are framed (reply), what requests say (study),
-tags beyond what a reply carries, journals.
+exchange can end. May not know: how requests are read (reading), how replies are framed (reply), what requests say
+(study), journals.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ class Relay:
         "study",
     )
 
-    def __init__(
-        self, hub: Hub, front: Front, exchange: Exchange, body: bytes, *, streamed: bool, whole: bool
-    ) -> None:
+    def __init__(self, hub: Hub, front: Front, exchange: Exchange, body: bytes, *, streamed: bool, whole: bool) -> None:
         """`body` is the request's: all of it, or its beginning when it is streamed on."""
         self._hub = hub
         self.front = front
@@ -135,9 +133,10 @@ class Relay:
             transport.pause_reading()
         exchange, pool = self.exchange, connection.pool
         body = self._request
-        line = framing_line(exchange.head, sum(map(len, body)), self._streamed)
+        size = len(body[0]) if len(body) == 1 else sum(map(len, body))
+        line = framing_line(exchange.head, size, self._streamed)
         first = upstream_head(exchange.head, pool.name, pool.target.prefix, line)
-        if not self._streamed and len(body) == 1 and len(body[0]) <= MAX_JOINED:
+        if len(body) == 1 and size <= MAX_JOINED and not self._streamed:
             self._hub.outbox.put(transport, first + body[0])
         else:
             transport.write(first)
@@ -222,7 +221,8 @@ class Relay:
         if reply.unchunk or reply.closes:
             front.close_after = True
         exchange.reply(head.status, head.event_stream, head.encoded, keep_text=self._hub.keep_text)
-        self.study.find_tag()
+        if exchange.tag is None:
+            self.study.find_tag()
         return client_head(head, exchange.head, exchange.tag, unchunk=reply.unchunk, closes=front.will_close())
 
     # ---- ends

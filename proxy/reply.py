@@ -22,7 +22,19 @@ _WORKFLOW, _NODE = WORKFLOW.encode(), NODE.encode()
 class Reply:
     """The walk over one reply."""
 
-    __slots__ = ("_buffer", "_cut", "_framing", "_request", "_spliced", "closes", "done", "head", "note", "unchunk", "used")
+    __slots__ = (
+        "_buffer",
+        "_cut",
+        "_framing",
+        "_request",
+        "_spliced",
+        "closes",
+        "done",
+        "head",
+        "note",
+        "unchunk",
+        "used",
+    )
 
     def __init__(self, request: RequestHead, spliced: bool) -> None:
         self._request = request

@@ -1,6 +1,6 @@
 """What a request says of itself, read after it went on: its tag, its facts, its exact edges to earlier requests.
 
-The body is parsed at most once, and not at all for the tag when the headers alone decide. May not know: sockets, clocks.
+The body is parsed at most once, and not for the tag when the headers alone decide. May not know: sockets, clocks.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Study:
 
     def read(self) -> None:
         """The facts of the request and its exact edges, once. Nothing here may fail a request."""
-        self.find_tag()
         if self._studied:
             return
         self._studied = True
+        self.find_tag()
         exchange, config = self._exchange, self._config
         parsed = self._parse()
         self._parsed, self._body = None, b""

@@ -359,6 +359,24 @@ def test_pipelining_is_refused_after_the_first_reply(rig: Any, post: Any) -> Non
     rig(scenario, on_data=answer(OK))
 
 
+@pytest.mark.parametrize("buffer_body", [10, 1_000_000])
+def test_a_body_that_breaks_off_into_nonsense_is_refused_and_recorded(rig: Any, buffer_body: int) -> None:
+    async def scenario(r: Any) -> None:
+        client = await r.client(b"POST /v1/completions HTTP/1.1\r\nHost: p\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await r.sleep(0.01)
+        client.send(chunk(b"x" * 100))
+        await r.sleep(0.01)
+        client.send(b"zz\r\n")
+        await client.end()
+        assert b" 400 " in client.got.split(b"\r\n")[0]
+        record = await r.settle()
+        assert (record.outcome, record.status) == ("rejected", None)
+        assert r.page.get("in_flight") == 0
+        assert all(w.lost_ns is not None for w in r.engine)
+
+    rig(scenario, buffer_body=buffer_body)
+
+
 def test_large_bodies_are_streamed_up(rig: Any) -> None:
     body = b"x" * 300_000
 
