@@ -210,7 +210,8 @@ class StreamObserver(Observer):
             and self._splitter.at_border
             and b"\r" not in whole
             and whole.count(b"\n\n") == len(bodies)
-            and all([b.startswith(prefix) and b.endswith(ending) and len(b) > frame and b[at] != 34 for b in bodies])
+            and False
+            not in [b.startswith(prefix) and b.endswith(ending) and len(b) > frame and b[at] != 34 for b in bodies]
         ):
             self.tokens += len(bodies)
             return [1] * len(bodies)
