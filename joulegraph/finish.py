@@ -12,6 +12,7 @@ from typing import Any
 
 from energy.attribute import attribute_run, score_truth
 from energy.ledger import BOOK
+from joulegraph.figures import sentences, write_figures
 from joulegraph.tables import write_tables
 from traces.errors import UserError
 from traces.records import is_call
@@ -54,6 +55,10 @@ def _derive(run: RunDir, policy: str, report: bool) -> dict[str, Any]:
         "wall_s": info.get("wall_s"),
         "tables": tables,
     }
+    figures = write_figures(run)
+    if figures is not None:
+        summary["goodput"] = figures.get("all", {}).get("goodput")
+        summary["figures"] = sentences(figures)
     run.write_json("summary.json", summary)
     if report:
         from joulegraph.report import write_report

@@ -14,7 +14,8 @@ from typing import IO, Any
 import orjson
 
 from loadgen.arrivals import Arrivals, Plan, plan, settled
-from loadgen.replay import ReplayOptions, replay
+from loadgen.options import ReplayOptions
+from loadgen.replay import replay
 from loadgen.shards import ShardJob, split
 from loadgen.tally import ReplayTotals
 from loadgen.target import Target
@@ -39,6 +40,10 @@ class LoadJob:
     """how many there are, where that is known beforehand (for the live view)"""
     shards: int = 1
     """load processes; real time only"""
+    ray: str | None = None
+    """address of a Ray cluster that the shards are placed on, in place of processes here"""
+    calibration: str | None = None
+    """what the target adds to word prompts, as a sentence; already in `target`"""
 
 
 def shard_jobs(run: RunDir, job: LoadJob) -> list[ShardJob]:
@@ -68,6 +73,17 @@ def recorded(workflows: Iterable[Workflow], file: IO[bytes]) -> Iterator[Workflo
         for row in workflow_rows(workflow, compact=False):
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
         yield workflow
+
+
+def write_replayed(run: RunDir, job: LoadJob) -> None:
+    """The run's trace.jsonl beforehand: nodes of a cluster have no way to write it as it is taken up."""
+    trace = read_trace(job.trace)
+    todo = planned(trace, job.arrivals)
+    manifest = settled(trace.manifest, job.arrivals, todo)
+    with run.file("trace.jsonl").open("wb") as file:
+        file.write(orjson.dumps(manifest_row(manifest), option=orjson.OPT_APPEND_NEWLINE))
+        for _ in recorded(todo.workflows, file):
+            pass
 
 
 async def play(

@@ -11,14 +11,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from joulegraph.load import LoadJob, shard_jobs
+from joulegraph.load import LoadJob, shard_jobs, write_replayed
 from loadgen.shards import Shards
 from loadgen.tally import ReplayTotals
 from traces.child import Child, spawn
 from traces.errors import UserError
 from traces.rundir import RunDir
+
+if TYPE_CHECKING:
+    from joulegraph.cluster import NodeSamplers
+    from loadgen.ray import RayShards
 
 READY_S = 30.0
 START_AFTER_NS = 200_000_000
@@ -51,7 +55,11 @@ class Parts:
     children: dict[str, Child] = field(default_factory=dict)
     sensors: list[Any] = field(default_factory=list)
     missing: list[Any] = field(default_factory=list)
-    shards: Shards | None = None
+    shards: Shards | RayShards | None = None
+    """the load: processes here, or actors on a Ray cluster"""
+    node_samplers: NodeSamplers | None = None
+    clocks: list[dict[str, Any]] = field(default_factory=list)
+    """how the clocks of other nodes stood, once they have ended"""
 
     def engine(self, config: Any) -> str:
         """Start the embedded engine; its URL."""
@@ -98,9 +106,28 @@ class Parts:
         self.children["proxy"] = child
         return f"http://127.0.0.1:{port}"
 
+    def cluster(self, job: LoadJob, sources: tuple[str, ...]) -> None:
+        """Take a Ray cluster: shards on its nodes in turn, a sampler on each. UserError when it is not there."""
+        from joulegraph.cluster import NodeSamplers
+        from loadgen.ray import RayShards
+
+        assert job.ray is not None
+        write_replayed(self.run, job)
+        self.shards = RayShards(job.ray, shard_jobs(self.run, job))
+        if sources:
+            self.node_samplers = NodeSamplers(self.shards, sources, self.run)
+            self.sensors, self.missing = self.node_samplers.sensors, self.node_samplers.missing
+
+    def bring_home(self) -> None:
+        """After the load: rows of other nodes' samplers into the run, and how all their clocks stood."""
+        if self.node_samplers is not None:
+            self.clocks += self.node_samplers.stop()
+        self.clocks += getattr(self.shards, "clocks", [])
+
     def load(self, job: LoadJob) -> int:
         """Start the load; the instant of trace time 0. Returns once its status pages stand."""
-        self.shards = Shards(shard_jobs(self.run, job))
+        if self.shards is None:
+            self.shards = Shards(shard_jobs(self.run, job))
         self.shards.ready()
         t0_ns = time.monotonic_ns() + START_AFTER_NS
         self.shards.go(t0_ns)
@@ -138,8 +165,12 @@ class Parts:
 
     def stop(self, timeout_s: float = 15.0) -> None:
         """Stop every child: load and proxy first, then the sampler, the engine last."""
-        if self.shards is not None:
-            self.shards.stop()
+        try:
+            if self.node_samplers is not None:
+                self.node_samplers.stop()
+        finally:
+            if self.shards is not None:
+                self.shards.stop()
         order = sorted(self.children, key=["continuous", "proxy", "sampler", "engine"].index)
         for name in order:
             self.children.pop(name).stop(timeout_s)

@@ -124,7 +124,10 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
     target = plan.job.target
     if plan.engine is not None:
         target = replace(_at(target, parts.engine(config_in(run, plan.engine))), model=model_of(plan.engine))
-    parts.sampler((f"simulated:{own_path(run, 'engine')}",) if plan.engine is not None else plan.sources)
+    if plan.job.ray is not None:
+        parts.cluster(plan.job, plan.sources)
+    else:
+        parts.sampler((f"simulated:{own_path(run, 'engine')}",) if plan.engine is not None else plan.sources)
     run.update_info(sensors=parts.sensors, missing_sensors=parts.missing)
     engine = target
     if plan.through_proxy:
@@ -135,7 +138,9 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
     t0_ns = parts.load(replace(plan.job, target=target))
     totals, sentences = _watched(run, plan, parts, asked, engine)
     pause(plan.tail_s, lambda: None)
-    return {"load": summary(totals), "transforms": sentences, "t0_ns": t0_ns}
+    parts.bring_home()
+    clocks = {"clocks": parts.clocks} if parts.clocks else {}
+    return {"load": summary(totals), "transforms": sentences, "t0_ns": t0_ns, **clocks}
 
 
 class Heartbeat:

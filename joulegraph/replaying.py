@@ -17,7 +17,9 @@ from joulegraph.load import LoadJob, planned
 from joulegraph.targets import ask
 from loadgen.arrivals import Arrivals, with_process
 from loadgen.dryrun import dry_run
-from loadgen.replay import ReplayOptions
+from loadgen.options import ReplayOptions
+from loadgen.prompts import VOCAB
+from loadgen.tally import Bounds
 from loadgen.target import Target, Tls, split_url
 from traces.errors import UserError
 from traces.importers import as_trace
@@ -25,6 +27,7 @@ from traces.rundir import RunDir
 from traces.trace import read_trace
 
 YEAR_S = 365 * 86_400
+_S = 1_000_000_000
 
 
 def arrivals_of(args: argparse.Namespace) -> Arrivals:
@@ -36,6 +39,7 @@ def arrivals_of(args: argparse.Namespace) -> Arrivals:
         limit=args.limit,
         dither=not args.no_dither,
         idle_cap_s=args.idle_cap,
+        absolute=args.fixed,
         seed=args.seed,
     )
     return with_process(args.arrivals, base)
@@ -43,25 +47,50 @@ def arrivals_of(args: argparse.Namespace) -> Arrivals:
 
 def options_of(args: argparse.Namespace) -> ReplayOptions:
     """How requests are made. The embedded engine always answers in the end: its default allowance is a year."""
+    _check_options(args)
     return ReplayOptions(
         salt=str(args.seed) if args.embedded else f"{args.seed}-{os.urandom(4).hex()}",
         outputs="live" if args.live_outputs else "recorded",
-        timeout_ns=round((args.timeout or (YEAR_S if args.embedded else 600)) * 1_000_000_000),
+        timeout_ns=round((args.timeout or (YEAR_S if args.embedded else 600)) * _S),
+        drain_ns=round(args.drain * _S),
+        prewarm=args.prewarm,
+        bounds=Bounds(lateness_p99_ns=round(args.max_lateness * 1e6), merged_share=args.max_merged),
         closed_loop_users=args.users,
-        closed_loop_think_ns=round(args.think * 1_000_000_000),
+        closed_loop_think_ns=round(args.think * _S),
         cancel_share=args.cancel,
+        cancel_after_ns=round(args.cancel_after * _S),
+        retries=args.retries,
     )
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """UserError for a figure that cannot be meant; each sentence names its flag."""
+    shares = {"--cancel": args.cancel, "--max-merged": args.max_merged}
+    for flag, value in shares.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{flag} {value:g}: must be a share from 0 to 1")
+    for flag, value in {
+        "--think": args.think, "--cancel-after": args.cancel_after, "--drain": args.drain, "--prewarm": args.prewarm,
+        "--retries": args.retries,
+    }.items():  # fmt: skip
+        if value < 0:
+            raise UserError(f"{flag} {value:g}: must not be below 0")
+    for flag, value in {"--users": args.users, "--timeout": args.timeout, "--max-lateness": args.max_lateness}.items():
+        if value is not None and not value > 0:
+            raise UserError(f"{flag} {value:g}: must be above 0")
 
 
 def target_of(args: argparse.Namespace) -> Target:
     """The engine to load. UserError when nothing answers at --target."""
     if args.api == "parrot":
         return _parrot(args)
+    vocab = vocab_of(args.vocab)
     if not args.target:
-        return Target("127.0.0.1", 0, model=args.model or "default", api=args.api, prompts=args.prompts)
+        return Target("127.0.0.1", 0, model=args.model or "default", api=args.api, prompts=args.prompts, vocab=vocab)
     key = os.environ.get(args.api_key_env) if args.api_key_env else None
-    server = ask(args.target, api_key=key)
     host, port, base, secure = split_url(args.target)
+    tls = Tls(ca_file=args.ca_file, verify=not args.insecure) if secure else None
+    server = ask(args.target, api_key=key, tls=None if tls is None else tls.context())
     return Target(
         host,
         port,
@@ -70,9 +99,41 @@ def target_of(args: argparse.Namespace) -> Target:
         base=base,
         exact=server.exact_lengths,
         prompts=args.prompts,
+        vocab=vocab,
         api_key=key,
-        ssl=Tls(ca_file=args.ca_file) if secure else None,
+        ssl=tls,
     )
+
+
+def vocab_of(text: str | None) -> tuple[int, int]:
+    """`1000:31000` -> (1000, 31000). UserError with the remedy."""
+    if text is None:
+        return VOCAB
+    low, _, high = text.partition(":")
+    if not (low.isdigit() and high.isdigit() and int(low) < int(high)):
+        raise UserError(f"--vocab {text}: give the lowest token id and one past the highest, like 1000:31000")
+    return int(low), int(high)
+
+
+def calibrated(args: argparse.Namespace, target: Target, api: str) -> tuple[Target, str | None]:
+    """The target with what it adds to word prompts, and the sentence for run.json; as it was without --calibrate."""
+    if not args.calibrate:
+        return target, None
+    if not args.target or api == "parrot":
+        raise UserError("--calibrate: asks a running OpenAI-style server; give --target URL")
+    if api == "completions" and args.prompts == "ids":
+        raise UserError("--calibrate: id prompts are exact as they are; add --prompts words, or leave it out")
+    import asyncio
+    import time
+
+    from loadgen.calibrate import calibrate
+
+    async def go() -> tuple[Target, str]:
+        connect: Any = asyncio.get_running_loop().create_connection
+        found = await calibrate(target, api, now_ns=time.monotonic_ns, connect=connect)
+        return found.applied(target), found.sentence
+
+    return asyncio.run(go())
 
 
 def _parrot(args: argparse.Namespace) -> Target:
@@ -120,17 +181,28 @@ def readable(path: Path) -> Iterator[Path]:
 
 def job_of(args: argparse.Namespace, trace: Path, run: Path) -> LoadJob:
     """The load job of a run. Opens the trace's head, so that a file that is none is refused here."""
-    arrivals = arrivals_of(args)
-    planned(read_trace(trace), arrivals)
+    arrivals, options = arrivals_of(args), options_of(args)
+    trace_file = read_trace(trace)
+    planned(trace_file, arrivals)
     if args.embedded and args.users is not None and not args.real_time:
         raise UserError("--users: a closed loop needs --target or --real-time; leave it out for open loop")
+    if args.ray and (not args.target or (args.users is not None and args.users < args.shards)):
+        raise UserError("--ray: places load and samplers around a running engine; give --target URL")
+    target = target_of(args)
+    calibration = None
+    if args.calibrate:
+        first = next(iter(trace_file.workflows()), None)
+        api = target.api or (first.nodes[0].api if first is not None else "completions")
+        target, calibration = calibrated(args, target, api)
     return LoadJob(
         run=run,
         trace=trace,
-        target=target_of(args),
+        target=target,
         arrivals=arrivals,
-        options=options_of(args),
+        options=options,
         shards=args.shards,
+        ray=args.ray,
+        calibration=calibration,
     )
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 JSON_KEYS = (
     "run", "state", "why", "workflows", "classes", "requests", "errors", "rejected", "measured_uj", "attributed_uj",
     "idle_uj", "tail_uj", "foreign_uj", "unmeasured_uj", "closure_uj", "scale", "truth_error", "wall_s", "level",
-    "simulated", "components", "class_uj", "outcomes", "report",
+    "simulated", "components", "class_uj", "outcomes", "goodput", "report",
 )  # fmt: skip
 
 
@@ -83,6 +83,7 @@ def lines(summary: dict[str, Any]) -> list[str]:
         out.append(
             f"error against the engine's true joules per request: median {truth['median']:.1%}, p95 {truth['p95']:.1%}"
         )
+    out += summary.get("figures") or ()
     if summary.get("rejected"):
         out.append(
             f"{counted(summary['rejected'], 'request')} rejected by the engine's rules, such as its context length"

@@ -6,6 +6,7 @@ Blocking and small (standard library), because it runs before any loop. May not 
 from __future__ import annotations
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -33,13 +34,13 @@ class Server:
         return self.owner in EXACT
 
 
-def ask(url: str, *, api_key: str | None = None, timeout_s: float = 5.0) -> Server:
+def ask(url: str, *, api_key: str | None = None, timeout_s: float = 5.0, tls: ssl.SSLContext | None = None) -> Server:
     """GET /v1/models. UserError when nothing answers or it is no OpenAI-style server."""
     base = url.rstrip("/").removesuffix("/v1")
     request = urllib.request.Request(f"{base}/v1/models")
     if api_key:
         request.add_header("Authorization", f"Bearer {api_key}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
     try:
         with opener.open(request, timeout=timeout_s) as reply:
             body = json.loads(reply.read(1 << 20))

@@ -73,7 +73,12 @@ class Mapping:
 
     def as_json(self) -> dict[str, Any]:
         """For run.json."""
-        return {"offset_ns": self.first.offset_ns, "error_ns": self.error_ns, "drift_ppm": self.drift_ppm}
+        return {
+            "offset_ns": self.first.offset_ns,
+            "error_ns": self.error_ns,
+            "drift_ppm": self.drift_ppm,
+            "span_ns": self.last.at_ns - self.first.at_ns,
+        }
 
 
 STAMPS = ("due_ns", "t_end_ns", "t_sent_ns", "t_first_byte_ns", "t_first_token_ns", "t_last_token_ns")

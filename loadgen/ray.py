@@ -20,9 +20,12 @@ from typing import Any
 
 from loadgen.clocks import Mapping, Reading, mapped, measure
 from loadgen.shards import ShardJob, play
-from loadgen.tally import ReplayTotals, merged
+from loadgen.tally import ReplayTotals, merged, slot_names
 from traces.errors import UserError
 from traces.journal import JournalReader, JournalWriter
+from traces.status import StatusPage
+
+_SHOW_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class NodeWorker:
         self._skew = skew
         self._folder = tempfile.TemporaryDirectory(prefix="joulegraph-")
         self._job: ShardJob | None = None
+        self._held: dict[str, Any] = {}
+        self.page = StatusPage(slot_names())
         self.stopper: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     def clock(self) -> int:
@@ -57,7 +62,12 @@ class NodeWorker:
         path = Path(self._folder.name) / job.trace.name
         path.write_bytes(trace)
         self._job = replace(job, trace=path, journal=path.with_suffix(".dispatch"), status=None, replayed=None)
+        self.page = StatusPage(slot_names())
         return socket.gethostname()
+
+    def counts(self) -> list[int]:
+        """The status page's slots as they stand."""
+        return list(self.page.slots)
 
     def play(self, t0_ns: int) -> dict[str, Any]:
         """Play to the end: {"totals", "sentences", "rows"}, or {"error": sentence}."""
@@ -77,8 +87,8 @@ class NodeWorker:
             self.stopper[0].call_soon_threadsafe(self.stopper[1].set)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a function on this node, for instance a sampler."""
-        return function(*args)
+        """Run function(held, *args) on this node, for instance a sampler; `held` keeps things between calls."""
+        return function(self._held, *args)
 
 
 async def _play(worker: NodeWorker, job: ShardJob, t0_ns: int) -> dict[str, Any]:
@@ -87,7 +97,7 @@ async def _play(worker: NodeWorker, job: ShardJob, t0_ns: int) -> dict[str, Any]
     worker.stopper = (asyncio.get_running_loop(), stop)
     journal = JournalWriter(job.journal, "dispatch", mono_ns=time.monotonic_ns(), wall_ns=time.time_ns())
     try:
-        return await play(job, t0_ns, journal, None, stop)
+        return await play(job, t0_ns, journal, worker.page, stop)
     finally:
         worker.stopper = None
         journal.close()
@@ -106,6 +116,9 @@ class RayShards:
         nodes = self.nodes()
         self.workers = [self.place(nodes[i % len(nodes)], skew) for i in range(len(self._jobs))]
         self._names: list[str] = []
+        self._pages: dict[int, StatusPage] = {}
+        """status pages here, by shard, showing those of the nodes"""
+        self._shown_s = 0.0
 
     def __enter__(self) -> RayShards:
         return self
@@ -125,6 +138,13 @@ class RayShards:
         actor = self._ray.remote(NodeWorker)
         return actor.options(scheduling_strategy=strategy, max_concurrency=4, num_cpus=0).remote(skew)
 
+    def ask(self, worker: Any, function: Callable[..., Any], *args: Any, timeout_s: float = 60.0) -> Any:
+        """The answer of `NodeWorker.call` on a placed actor. UserError when its node is lost or does not answer."""
+        try:
+            return self._ray.get(worker.call.remote(function, *args), timeout=timeout_s)
+        except self._ray.exceptions.RayError as error:
+            raise UserError(f"--ray: a node was lost or does not answer ({_first_line(error)})") from error
+
     def ready(self, timeout_s: float = 120.0) -> None:
         """Every node has its trace, and its clock has been read."""
         trace = self._ray.put(self._jobs[0].trace.read_bytes())
@@ -133,7 +153,10 @@ class RayShards:
             self._names = self._ray.get(asked, timeout=timeout_s)
         except self._ray.exceptions.RayError as error:
             raise UserError(f"--ray: a node could not take its shard ({_first_line(error)})") from error
-        self._before = [self._reading(w) for w in self.workers]
+        self._before = [self.reading(w) for w in self.workers]
+        for index, job in enumerate(self._jobs):
+            if job.status is not None:
+                self._pages[index] = StatusPage(slot_names(), job.status)
 
     def go(self, t0_ns: int) -> None:
         """Begin: trace time 0 is t0_ns on our clock, on every node by its own."""
@@ -153,9 +176,28 @@ class RayShards:
         for ref in finished:
             self._take(self._refs.index(ref), ref)
         if len(self._done) < len(self._jobs):
+            self._show()
             return None
+        self._show(last=True)
         totals = [ReplayTotals(**self._done[i]["totals"]) for i in range(len(self._jobs))]
         return merged(totals, self._jobs[0].options.bounds), list(self._done[0]["sentences"])
+
+    def _show(self, *, last: bool = False) -> None:
+        """Twice a second: what the nodes' status pages say, on those here."""
+        now_s = time.monotonic()
+        if not last and now_s - self._shown_s < _SHOW_EVERY_S:
+            return
+        self._shown_s = now_s
+        for index, page in self._pages.items():
+            try:
+                counts = self._ray.get(self.workers[index].counts.remote(), timeout=_SHOW_EVERY_S)
+            except self._ray.exceptions.RayError:
+                continue  # a node that is lost is told of by poll
+            start = page.index["t_start_ns"]
+            if counts[start]:
+                counts[start] = Mapping(self._before[index], self._before[index]).ours(counts[start])
+            for slot, value in enumerate(counts):
+                page.slots[slot] = value
 
     def _take(self, index: int, ref: Any) -> None:
         """One shard's result: its rows onto our axis and into its journal here."""
@@ -167,7 +209,7 @@ class RayShards:
             ) from error
         if "error" in done:
             raise UserError(done["error"])
-        mapping = Mapping(self._before[index], self._reading(self.workers[index]))
+        mapping = Mapping(self._before[index], self.reading(self.workers[index]))
         self.clocks.append({"shard": index, "node": self._names[index], **mapping.as_json()})
         for name in ("t_start_ns", "t_end_ns"):
             done["totals"][name] = mapping.ours(done["totals"][name])
@@ -179,7 +221,8 @@ class RayShards:
         journal.close()
         self._done[index] = done
 
-    def _reading(self, worker: Any) -> Reading:
+    def reading(self, worker: Any) -> Reading:
+        """How the clock of an actor's node stands beside ours."""
         return measure(lambda: int(self._ray.get(worker.clock.remote())), time.monotonic_ns)
 
     def stop(self) -> None:

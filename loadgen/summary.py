@@ -47,20 +47,24 @@ class Slo:
         )
         return all(bound is None or value is None or value <= bound * _MS for bound, value in pairs)
 
+    def workflow_ok(self, figures: WorkflowFigures) -> bool:
+        """Whether a workflow ended well, and in time."""
+        return figures.complete and (self.makespan_ms is None or figures.makespan_ns <= self.makespan_ms * _MS)
+
 
 def parse_slo(text: str) -> Slo:
-    """`ttft:500ms,tpot:50ms,makespan:60s` -> Slo. UserError with the remedy."""
+    """`ttft=500ms,tpot=50ms,makespan=60s` -> Slo (a colon does as well). UserError with the remedy."""
     values: dict[str, float] = {}
     names = {f.name.removesuffix("_ms") for f in fields(Slo)}
     for part in text.split(","):
-        name, _, amount = part.strip().partition(":")
+        name, _, amount = part.strip().replace(":", "=").partition("=")
         scale = 1.0 if amount.endswith("ms") else 1000.0
         try:
             number = float(amount.removesuffix("ms").removesuffix("s")) * scale
         except ValueError:
             number = -1.0
         if name not in names or not number > 0 or not amount.endswith("s"):
-            raise UserError(f"--slo {part.strip()}: write NAME:TIME like ttft:500ms; names: {', '.join(sorted(names))}")
+            raise UserError(f"--slo {part.strip()}: write NAME=TIME like ttft=500ms; names: {', '.join(sorted(names))}")
         values[f"{name}_ms"] = number
     return Slo(**values)
 
@@ -82,25 +86,33 @@ def steady(records: Sequence[DispatchRecord], warmup_s: float, cooldown_s: float
     return Window(start, end + 1) if start <= end else None
 
 
+def within(
+    records: list[DispatchRecord], window: Window | None
+) -> tuple[list[DispatchRecord], list[list[DispatchRecord]]]:
+    """The records due in the window, and the workflows (whole) whose first node is; everything without a window."""
+    flows = list(by_workflow(records).values())
+    if window is None:
+        return records, flows
+    start, end = window.start_ns, window.end_ns
+    begun = [flow for flow in flows if start <= min(r.due_ns for r in flow) < end]
+    return [r for r in records if start <= r.due_ns < end], begun
+
+
 def summarise(
     records: Iterable[DispatchRecord], *, slo: Slo | None = None, window: Window | None = None
 ) -> dict[str, Any]:
     """All figures of a replay: `all`, and the same per class under `classes`. Plain JSON values."""
-    kept = list(records)
-    flows = by_workflow(kept)
-    if window is not None:
-        flows = {k: v for k, v in flows.items() if window.start_ns <= min(r.due_ns for r in v) < window.end_ns}
-        kept = [r for r in kept if window.start_ns <= r.due_ns < window.end_ns]
+    kept, flows = within(list(records), window)
     classes: dict[str, list[DispatchRecord]] = {}
     for record in kept:
         classes.setdefault(record.class_name, []).append(record)
     class_flows: dict[str, list[list[DispatchRecord]]] = {}
-    for flow in flows.values():
+    for flow in flows:
         class_flows.setdefault(flow[0].class_name, []).append(flow)
     return {
         "window": None if window is None else {"start_ns": window.start_ns, "end_ns": window.end_ns},
         "slo": None if slo is None else {f.name: getattr(slo, f.name) for f in fields(Slo)},
-        "all": _figures(kept, list(flows.values()), slo),
+        "all": _figures(kept, flows, slo),
         "classes": {name: _figures(group, class_flows.get(name, []), slo) for name, group in sorted(classes.items())},
     }
 
@@ -127,7 +139,7 @@ def _figures(records: list[DispatchRecord], flows: list[list[DispatchRecord]], s
         "lateness_ms": _ms(lateness),
         "workflows": _workflows(workflows),
         "throughput": throughput([r for r, _ in answered], records, workflows),
-        "goodput": None if slo is None else goodput(figures, workflows, slo, _span_s(records)),
+        "goodput": None if slo is None else goodput(figures, len(requests), workflows, slo, _span_s(records)),
         "usage": usage_errors([r for r, _ in answered]),
         "merged_share": merged_share(requests),
     }
@@ -189,15 +201,19 @@ def union_ns(intervals: Iterable[tuple[int | None, int | None]]) -> int:
 
 
 def goodput(
-    figures: Sequence[RequestFigures], workflows: Sequence[WorkflowFigures], slo: Slo, whole_s: float
+    figures: Sequence[RequestFigures],
+    requests: int,
+    workflows: Sequence[WorkflowFigures],
+    slo: Slo,
+    whole_s: float,
 ) -> dict[str, Any]:
-    """Answered requests and complete workflows within the bounds: share (of all) and rate."""
+    """Answered requests and complete workflows within the bounds: share of all (failed, skipped) and rate."""
     good = sum(slo.request_ok(f) for f in figures)
-    fine = sum(w.complete and (slo.makespan_ms is None or w.makespan_ns <= slo.makespan_ms * _MS) for w in workflows)
+    fine = sum(slo.workflow_ok(w) for w in workflows)
     return {
         "requests": good,
         "requests_per_s": good / whole_s if whole_s else None,
-        "request_share": good / len(figures) if figures else None,
+        "request_share": good / requests if requests else None,
         "workflows": fine,
         "workflows_per_s": fine / whole_s if whole_s else None,
         "workflow_share": fine / len(workflows) if workflows else None,

@@ -16,11 +16,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _engine_flags(parser.add_argument_group("engine (one of --target, --embedded)").add_argument)
     _parrot_flags(parser.add_argument_group("Parrot (--api parrot)").add_argument)
     _arrival_flags(parser.add_argument_group("arrivals").add_argument)
+    _client_flags(parser.add_argument_group("requests").add_argument)
+    _figure_flags(parser.add_argument_group("figures").add_argument)
     add = parser.add_argument_group("run").add_argument
     add("--dry-run", action="store_true", help="only the schedule: check it and say what would be sent")
     add("--proxy", action="store_true", help="put our proxy between load and engine")
     add("--max-concurrency", type=int, metavar="N", help="let our proxy pass at most N at once (batch size)")
     add("--shards", type=int, default=1, metavar="N", help="load processes (real time; default 1)")
+    add("--ray", metavar="ADDRESS", help="place the shards, and a sampler per node, on a Ray cluster (--target)")
     add("--sources", default="nvml,rapl", help="power sensors for --target (default nvml,rapl; or none)")
     add(
         "--engine-steps",
@@ -42,9 +45,9 @@ def _engine_flags(add: Any) -> None:
     add("--real-time", action="store_true", help="run the embedded engine in real time, over sockets")
     add("--model", help="model name to ask for (default: the first the target lists)")
     add("--api", choices=APIS, help="dialect for every request (default: each node's own)")
-    add("--prompts", choices=("ids", "words"), default="ids", help="form of synthetic prompts")
     add("--api-key-env", metavar="NAME", help="environment variable that holds the target's key")
     add("--ca-file", metavar="PEM", help="certificates to trust for an https target")
+    add("--insecure", action="store_true", help="https target: do not verify its certificate (noted in the run)")
     add("--max-num-seqs", type=int, metavar="N", help="embedded engine: most sequences in a batch")
     add("--max-num-batched-tokens", type=int, metavar="N", help="embedded engine: most tokens in a step")
     add("--max-model-len", type=int, metavar="N", help="embedded engine: context length")
@@ -72,18 +75,48 @@ def _arrival_flags(add: Any) -> None:
     add("--seed", type=int, default=0, help="seed of everything random (default 0)")
     add("--users", type=int, metavar="N", help="CLOSED loop instead: N users, each taking the next workflow in turn")
     add("--think", type=float, default=0.0, metavar="S", help="closed loop: pause of a user between workflows")
+    add("--fixed", action="store_true", help="every node at its recorded instant; dependencies hold nothing back")
+
+
+def _client_flags(add: Any) -> None:
+    add("--prompts", choices=("ids", "words"), default="ids", help="form of synthetic prompts")
+    add("--vocab", metavar="LOW:HIGH", help="token ids of id prompts (default 1000:31000; HIGH is one past the last)")
+    add("--calibrate", action="store_true", help="ask the target what it adds to word prompts, and take it off")
     add("--live-outputs", action="store_true", help="children get their parents' real answers")
-    add("--cancel", type=float, default=0.0, metavar="SHARE", help="drop this share of requests after a second")
+    add("--prewarm", type=int, default=0, metavar="N", help="connections opened before the start")
     add("--timeout", type=float, metavar="S", help="per request, from due (600; --embedded: none)")
+    add("--drain", type=float, default=30.0, metavar="S", help="after Ctrl-C, time for what is in flight (default 30)")
+    add(
+        "--retries",
+        type=int,
+        default=0,
+        metavar="N",
+        help="repeat what got no answer, 429 or 503 (default 0)",
+    )
+    add("--cancel", type=float, default=0.0, metavar="SHARE", help="drop this share (0 to 1) of the requests ...")
+    add("--cancel-after", type=float, default=1.0, metavar="S", help="... this long after sending (default 1)")
+
+
+def _figure_flags(add: Any) -> None:
+    add("--slo", metavar="NAME=TIME,...", help="goodput: ttft, tpot, e2e, makespan, like ttft=500ms,makespan=30s")
+    add("--warmup", type=float, default=0.0, metavar="S", help="steady state begins S after the first due instant")
+    add("--cooldown", type=float, default=0.0, metavar="S", help="... and ends S before the last")
+    add("--repeat", type=int, default=1, metavar="N", help="N runs with seeds following --seed; 95 %% intervals")
+    add("--max-lateness", type=float, default=20.0, metavar="MS", help="p99 of sent - due past which a run is invalid")
+    add(
+        "--max-merged",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="share of tokens that may share a read with others (1: the server batches its writes)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Replay; 0 complete, 1 invalid, 2 not possible, 130 interrupted."""
-    from joulegraph.finish import complete
-    from joulegraph.replaying import engine_of, job_of, play, readable
+    from joulegraph.replaying import readable
     from joulegraph.show import show_summary
     from traces.errors import UserError
-    from traces.rundir import RunDir
 
     if args.dry_run:
         return _dry_run(args)
@@ -91,16 +124,52 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("replay: give exactly one of --target URL and --embedded PROFILE")
     with readable(args.trace) as trace:
         out = args.out or default_out(args.trace.stem)
-        job, engine = job_of(args, trace, out), engine_of(args)
-        directory = RunDir.create(out)
-        directory.update_info(command="replay", config=_config(args))
-        play(args, directory, job, engine)
+        if args.repeat != 1:
+            return _repeated(args, trace, out)
+        summary, state = _once(args, trace, out)
+    show_summary(summary, as_json=args.json)
+    return EXIT.get(state, 130)
+
+
+EXIT = {"complete": 0, "invalid": 1}
+
+
+def _once(args: argparse.Namespace, trace: Path, out: Path) -> tuple[dict[str, Any], str]:
+    """One run, from its directory to its figures: summary and exit state."""
+    from joulegraph.figures import wanted
+    from joulegraph.finish import complete
+    from joulegraph.replaying import engine_of, job_of, play
+    from traces.errors import UserError
+    from traces.rundir import RunDir
+
+    figures = wanted(args.slo, args.warmup, args.cooldown)
+    job, engine = job_of(args, trace, out), engine_of(args)
+    directory = RunDir.create(out)
+    directory.update_info(command="replay", config=_config(args), figures=figures, calibration=job.calibration)
+    play(args, directory, job, engine)
     info = directory.info
     if info["state"] == "interrupted" and not info["load"]["requests"]:
         raise UserError(f"{directory.path}: interrupted before the first request; there is nothing to attribute")
-    summary = complete(directory, policy=args.policy, report=not args.no_report)
-    show_summary(summary, as_json=args.json)
-    return {"complete": 0, "invalid": 1}.get(info["state"], 130)
+    return complete(directory, policy=args.policy, report=not args.no_report), info["state"]
+
+
+def _repeated(args: argparse.Namespace, trace: Path, out: Path) -> int:
+    """OUT/1 ... OUT/N with seeds following one another, and OUT/repeat.json: means with 95 % intervals."""
+    from joulegraph.repeats import show_repeats, write_repeats
+    from traces.errors import UserError
+
+    if args.repeat < 1:
+        raise UserError(f"--repeat {args.repeat}: must be at least 1")
+    if out.exists():
+        raise UserError(f"--out {out}: exists already; give a new folder, the runs go into it")
+    states: list[str] = []
+    for number in range(args.repeat):
+        one = argparse.Namespace(**{**vars(args), "seed": args.seed + number})
+        states.append(_once(one, trace, out / str(number + 1))[1])
+        if states[-1] == "interrupted":
+            break
+    show_repeats(write_repeats(out), as_json=args.json)
+    return max(EXIT.get(state, 130) for state in states)
 
 
 def default_out(name: str) -> Path:
