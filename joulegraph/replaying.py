@@ -184,9 +184,9 @@ def job_of(args: argparse.Namespace, trace: Path, run: Path) -> LoadJob:
     arrivals, options = arrivals_of(args), options_of(args)
     trace_file = read_trace(trace)
     planned(trace_file, arrivals)
-    if args.embedded and args.users is not None and not args.real_time:
-        raise UserError("--users: a closed loop needs --target or --real-time; leave it out for open loop")
-    if args.ray and (not args.target or (args.users is not None and args.users < args.shards)):
+    if args.users is not None and args.api == "parrot":
+        raise UserError("--users: a Parrot is replayed open loop only; leave it out")
+    if args.ray and not args.target:
         raise UserError("--ray: places load and samplers around a running engine; give --target URL")
     target = target_of(args)
     calibration = None

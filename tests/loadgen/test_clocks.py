@@ -70,6 +70,6 @@ def test_one_reading_knows_no_drift() -> None:
     reading = Reading(5, 250, 3)
     mapping = Mapping(reading, reading)
     assert mapping.drift_ppm is None and mapping.ours(mapping.theirs(77)) == 77
-    assert mapping.as_json() == {"offset_ns": 250, "error_ns": 3, "drift_ppm": None}
+    assert mapping.as_json() == {"offset_ns": 250, "error_ns": 3, "drift_ppm": None, "span_ns": 0}
     row = {"request_id": "a", "due_ns": 1250, "t_end_ns": 1260, "t_sent_ns": None, "read_dt_ns": [3]}
     assert mapped(row, mapping) == row | {"due_ns": 1000, "t_end_ns": 1010}
