@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def foreign_package() -> str | None:
 
 def main() -> int:
     """Run the command line; the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unless a command knows better: ends as Ctrl-C does
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     foreign = foreign_package()
     if foreign:

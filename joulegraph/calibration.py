@@ -116,7 +116,7 @@ def experiment(args: argparse.Namespace) -> Path:
         with contextlib.redirect_stdout(sys.stderr):
             code = replay.run(parser.parse_args(words))
     if code not in (0, 1):
-        raise UserError(f"{out}: the experiment was interrupted; run calibrate again with another -o")
+        raise KeyboardInterrupt(f"the experiment was interrupted; remove {out} and run calibrate again")
     return out
 
 

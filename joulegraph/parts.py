@@ -155,9 +155,9 @@ class Parts:
             self.shards.drain()
 
     def check(self) -> None:
-        """UserError when a part has died."""
+        """UserError when a part has died; without continuous attribution only the joules so far stand still."""
         for name, child in self.children.items():
-            if not child.process.is_alive():
+            if name != "continuous" and not child.process.is_alive():
                 raise UserError(
                     f"the {name} died during the run (exit code {child.process.exitcode}); what was recorded is kept, "
                     f"joulegraph finish {self.run.path} completes it"

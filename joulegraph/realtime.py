@@ -86,7 +86,9 @@ def run_real(run: RunDir, plan: RealRun) -> None:
             state, why = verdict(outcome["load"], asked.count > 0)
     except UserError as error:
         why = str(error)
-        raise
+        if parts.shards is None or "joulegraph finish" in why:
+            raise
+        raise UserError(f"{why}; joulegraph finish {run.path} completes the run") from error
     except KeyboardInterrupt:
         why = LEFT
         raise KeyboardInterrupt(left(run)) from None

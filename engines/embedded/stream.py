@@ -60,7 +60,11 @@ class Wire:
             if self._queued > QUEUE_LIMIT:
                 self._transport.abort()
             return
-        self._send(data)
+        try:
+            self._send(data)
+        except RuntimeError:  # uvloop refuses a closed transport; its handler is told in the loop's next turn
+            self._gone()
+            return
         self._count += 1
         if self._count & _LOOK_EVERY == 0 and self._transport.get_write_buffer_size() > HIGH_WATER:
             self._task = asyncio.ensure_future(self._catch_up())
@@ -74,6 +78,8 @@ class Wire:
                 piece = b"".join(self._take())
                 self._queued -= len(piece)
                 self._transport.write(piece)
+        except (RuntimeError, ConnectionError):
+            self._gone()
         finally:
             self._task = None
 
@@ -94,6 +100,9 @@ class Wire:
         if self._task is not None:
             self._task.cancel()
             self._task = None  # one cancelled before it ran would not clear itself
+        self._gone()
+
+    def _gone(self) -> None:
         self._send = _nowhere
         self._queue.clear()
         self._queued = 0

@@ -334,6 +334,34 @@ def test_a_reader_that_never_reads_is_dropped_at_the_bound() -> None:
     asyncio.run(main())
 
 
+class Closed(Stuck):
+    """A transport of uvloop after it was closed."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self.aborted:
+            raise RuntimeError("unable to perform operation on a closed transport; the handler is closed")
+        super().write(data)
+
+
+def test_a_connection_closed_under_a_stream_does_not_reach_the_engine() -> None:
+    async def main() -> None:
+        transport, taken = Closed(), asyncio.Event()
+        wire = Wire(transport, taken.wait, chunked=True)
+        wire.write(b"seen")
+        transport.abort()
+        wire.write(b"lost")
+        assert transport.held == b"seen"
+        lagging = Wire(Closed(), taken.wait, chunked=True)
+        while not lagging.queued:
+            lagging.write(b"x" * 100_000)
+        lagging._transport.abort()
+        taken.set()
+        await lagging.flushed()
+        assert lagging.queued == 0
+
+    asyncio.run(main())
+
+
 def test_http_1_0_gets_no_chunks() -> None:
     async def work(client: Client) -> bytes:
         body = orjson.dumps({"prompt": [1], "max_tokens": 3, "stream": True})
