@@ -18,8 +18,10 @@ import pyarrow.compute as pc
 
 from energy.calls import Seen, join_calls
 from energy.columns import Pool, int_column, journal_tables, label_column
+from energy.spans import with_spans
 from energy.tables import NONE, Ints, Labels, RequestTable, RunData, Series, StepTable
 from traces.errors import UserError
+from traces.journal import JournalReader
 from traces.records import PowerEvent, SensorInfo, from_row, is_call
 from traces.rundir import RunDir
 
@@ -60,10 +62,15 @@ _SAMPLE = pa.schema(
 def load_run(run: RunDir) -> RunData:
     """Everything attribution needs of a run. UserError when neither requests nor dispatch were recorded."""
     notes: list[str] = []
-    requests = load_requests(run, notes)
+    requests = with_spans(load_requests(run, notes), _spans(run), notes)
     series, events, processes = load_power(run, notes)
     roles = {int(pid): str(role) for pid, role in (run.info.get("processes") or {}).items()}
     return RunData(requests, load_steps(run, notes), series, events, processes, notes, roles)
+
+
+def _spans(run: RunDir) -> Iterator[dict[str, Any]]:
+    path = run.journal("engine", "spans")
+    yield from JournalReader(path) if path.is_file() else ()
 
 
 def load_requests(run: RunDir, notes: list[str]) -> RequestTable:

@@ -1,13 +1,9 @@
-"""vLLM's llm_request spans as per-request engine times, and their join with a run's requests by X-Request-Id.
+"""vLLM's llm_request spans as rows of a run's journal; energy.spans joins them with its requests.
 
-Pure. Attribute names: vLLM 0.26 to 0.32 (tracing). May not know: how spans arrive.
+Pure. Attribute names: vLLM 0.26 to 0.32 (tracing). May not know: how spans arrive, what their times are used for.
 """
 
 from __future__ import annotations
-
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 from joulegraph.join.otlp import Span
 from traces.records import EngineRecord
@@ -22,7 +18,6 @@ _TIMES = {  # attribute (seconds): name of ours
     "gen_ai.latency.e2e": "engine_e2e_ns",
 }
 _COUNTS = {"gen_ai.usage.prompt_tokens": "prompt_tokens", "gen_ai.usage.completion_tokens": "completion_tokens"}
-_WRAPPED = re.compile(r"^(?:chatcmpl|cmpl|resp)-(.+?)(?:-\d+)?$")
 
 
 def record(span: Span, t_ns: int) -> EngineRecord | None:
@@ -40,26 +35,3 @@ def record(span: Span, t_ns: int) -> EngineRecord | None:
         if isinstance(count, int | float):
             values[ours] = count
     return EngineRecord("span", t_ns, values, name)
-
-
-def candidates(engine_id: str) -> list[str]:
-    """X-Request-Ids that vLLM may have made this id of: as it stands, without its prefix, and without its index.
-
-    A completion's id is cmpl-<header>-<index of the prompt>, a chat's chatcmpl-<header>.
-    """
-    found = [engine_id]
-    if match := _WRAPPED.match(engine_id):
-        found += [engine_id.partition("-")[2], match[1]]
-    return list(dict.fromkeys(found))
-
-
-def joined(requests: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """X-Request-Id -> times, for the requests of a run; several spans of one request (several prompts) give none."""
-    known = set(requests)
-    found: dict[str, list[dict[str, float]]] = {}
-    for row in rows:
-        if row.get("kind") == "span" and row.get("text"):
-            name = next((c for c in candidates(str(row["text"])) if c in known), None)
-            if name is not None:
-                found.setdefault(name, []).append(dict(row.get("values") or {}))
-    return {name: values[0] for name, values in found.items() if len(values) == 1}

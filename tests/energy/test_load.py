@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from energy.attribute import attribute_run, score_truth
+from energy.attribute import attribute_run, choose_level, score_truth
 from energy.fit import Profile
 from energy.load import load_run
 from energy.tables import NONE
 from joulegraph.finish import count
 from joulegraph.report.gather import gather_workflows
 from traces.errors import UserError
-from traces.records import DispatchRecord, PowerSample, RequestRecord, SensorInfo, StepRecord, TruthRecord
+from traces.records import DispatchRecord, EngineRecord, PowerSample, RequestRecord, SensorInfo, StepRecord, TruthRecord
 from traces.rundir import RunDir
 
 S = 1_000_000_000
@@ -172,3 +173,33 @@ def test_sentences(tmp_path: Path) -> None:
     run.journal("dispatch", "0").unlink()
     with pytest.raises(UserError, match="nothing to attribute"):
         load_run(run)
+
+
+def _told(run: RunDir, name: str, **values: float) -> None:
+    spans = run.writer("engine", "spans", mono_ns=0, wall_ns=0)
+    spans.write(EngineRecord("span", 9 * S, values, name))
+    spans.close()
+
+
+def test_spans_give_the_engine_times_that_replies_did_not(tmp_path: Path) -> None:
+    run = _run(tmp_path / "r")
+    times = {"engine_queue_ns": 1000.0, "engine_prefill_ns": 2000.0, "engine_decode_ns": 3000.0, "prompt_tokens": 7.0}
+    _told(run, "cmpl-x1-0", **times)
+    data = load_run(run)
+    row = data.requests.ids.index("x1")
+    got = [int(getattr(data.requests, name)[row]) for name in ("queue_ns", "prefill_ns", "decode_ns", "prompt")]
+    assert got == [1000, 2000, 3000, 100]  # the count of the reply stands
+    other = data.requests.ids.index("x0")
+    assert data.requests.prefill_ns[other] == NONE
+    assert any("OTLP spans" in note and "1 request" in note for note in data.notes)
+
+
+def test_spans_of_all_requests_make_level_l2(tmp_path: Path) -> None:
+    run = _run(tmp_path / "r")
+    assert choose_level(replace(load_run(run), steps=None), None) == "L1"
+    spans = run.writer("engine", "spans", mono_ns=0, wall_ns=0)
+    for i in range(2):
+        values = {"engine_queue_ns": 0.0, "engine_prefill_ns": S / 2, "engine_decode_ns": 2.0 * S}
+        spans.write(EngineRecord("span", 9 * S, values, f"chatcmpl-x{i}"))
+    spans.close()
+    assert choose_level(replace(load_run(run), steps=None), None) == "L2"

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from energy.spans import candidates, joined
 from joulegraph.join.otlp import Damaged, Span, spans
-from joulegraph.join.spans import candidates, joined, record
+from joulegraph.join.spans import record
 from joulegraph.join.watch import unpacked
 
 
