@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from aiohttp import web
 
-from engines.embedded.profiles import load_profile
-from engines.embedded.server import BODY_LIMIT, KEEP_ALIVE_S, EngineOptions, sensors_of
+from engines.embedded.listening import Listening, Outlets, engine_of, listen
+from engines.embedded.options import EngineOptions
 from engines.embedded.shell import Engine
 from engines.embedded.tokenizer import Tokenizer
 from engines.parrot.embedded import ServeCore
@@ -134,18 +134,12 @@ def _json(value: Any, status: int = 200) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(value), headers={"content-type": "application/json"})
 
 
-def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-    """aiohttp's own limit is 1 MiB; a long document is more."""
-    loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=BODY_LIMIT)
-
-
 class RunningParrot:
     """A started serve layer over a started engine."""
 
-    def __init__(self, core: ServeCore, web_server: web.Server, listener: asyncio.AbstractServer, port: int) -> None:
-        self.core, self.port = core, port
-        self._web, self._listener = web_server, listener
+    def __init__(self, core: ServeCore, listening: Listening) -> None:
+        self.core, self.port = core, listening.port
+        self._listening = listening
 
     @property
     def engine(self) -> Engine:
@@ -154,10 +148,9 @@ class RunningParrot:
 
     async def close(self) -> None:
         """Stop serving, stop stepping, settle the truth."""
-        self._listener.close()
+        self._listening.refuse()
         self.core.close()
-        await self._web.shutdown(0.1)
-        await self._listener.wait_closed()
+        await self._listening.close()
         await self.core.engine.close()
 
 
@@ -176,21 +169,10 @@ async def start(
 ) -> RunningParrot:
     """Start engine and serve layer and listen; OSError when the port is taken. Journals as engines.embedded.server;
     calls: a record of every task, as the bridge writes them."""
-    profile = load_profile(options.engine.profile)
-    engine = Engine(
-        profile, options.engine.limits, now_ns=now_ns, sleep_until=sleep_until, truth=truth, steps=steps,
-        status=status, sensors=sensors_of(options.engine, profile) if status is not None else None,
-        tick_ns=options.engine.tick_ns,
-    )  # fmt: skip
+    engine, profile = engine_of(options.engine, now_ns, sleep_until, Outlets(truth, steps, status))
     model = options.engine.limits.served_model_name or profile.name
     tokenizer = Tokenizer(profile.vocab_size, profile.eos_token_id)
     core = ServeCore(engine, tokenizer, model, options.serve, *([calls.write] if calls is not None else []))
-    web_server = web.Server(
-        ParrotServer(core).handle, request_factory=_request, handler_cancellation=True, keepalive_timeout=KEEP_ALIVE_S,
-        access_log=None,
-    )  # fmt: skip
-    listener = await serve(cast(Any, web_server), host, port)
-    sockets = getattr(listener, "sockets", ())
-    address = sockets[0].getsockname() if sockets else getattr(listener, "address", (host, port))
+    listening = await listen(ParrotServer(core).handle, serve, host, port)
     engine.start()
-    return RunningParrot(core, web_server, listener, int(address[1]))
+    return RunningParrot(core, listening)
