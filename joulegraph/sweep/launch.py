@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.launchers.common import Launched, decisive_line, healthy
+from joulegraph.join.engine import described
 from joulegraph.sweep.config import VIRTUAL, Point, Sweep
 from joulegraph.sweep.plan import launch_key
 from traces.errors import UserError
@@ -57,10 +58,15 @@ class Keeper:
         path = self.engine.facts.get("steps") if self.engine is not None else None
         return Path(str(path)) if path else None
 
+    @property
+    def described(self) -> dict[str, Any] | None:
+        """What a run directory says of it."""
+        return None if self.engine is None else described(self.engine.facts)
+
     def died(self) -> str | None:
         """Why, when it no longer answers; it is stopped then. None: it is well, or not ours to judge."""
         engine = self.engine
-        if engine is None or healthy(engine.host, engine.port) or engine.facts.get("engine") == "attached":
+        if engine is None or healthy(engine.host, engine.port) or engine.facts.get("attached"):
             return None
         log = engine.facts.get("log")
         self.stop()
@@ -84,12 +90,14 @@ class Keeper:
 def launched(point: Point, sweep: Sweep, out: Path) -> Launched:
     """The engine of a point, started (vllm, xllamacpp) or found (attach)."""
     if point.kind == "attach":
+        from engines.launchers import attach
         from joulegraph.targets import ask
         from loadgen.target import split_url
 
         server = ask(point.engine_argument)
-        host, port, _, _ = split_url(point.engine_argument)
-        return Launched(host, port, server.models[0], {"engine": "attached"})
+        host, port, _, secure = split_url(point.engine_argument)
+        said = {} if secure else attach.launch(point.engine_argument).facts
+        return Launched(host, port, server.models[0], {**said, "attached": True})
     log = out / "engines" / f"{point.key()}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     if point.kind == "xllamacpp":

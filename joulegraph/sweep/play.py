@@ -42,6 +42,8 @@ class Task:
     seed: int
     url: str | None = None
     """of an engine that runs already"""
+    engine: dict[str, Any] | None = None
+    """what run.json says of an engine that runs already"""
     steps: Path | None = None
     """the iteration stream of a launched engine, of which the run takes its part"""
     sources: tuple[str, ...] = ()
@@ -113,6 +115,7 @@ def play_real(task: Task) -> None:
             title=f"sweep {task.run.name}",
         )
         marked = mark(task.steps) if task.steps is not None else 0
+        run.update_info(engine=task.engine)
         with watching(run, url) as watch:
             run_real(run, plan)
         run.update_info(joined=watch.facts())
