@@ -217,12 +217,14 @@ class Parrot:
             self._write(row)
             return
         declared = {dep["on"] for dep in row["deps"]}
+        recorded = {dep.on for dep in node.deps if dep.provenance == "recorded"}
         row["workflow_id"] = row["workflow_id"] or node.workflow.workflow_id
         row["class_name"] = row["class_name"] or node.workflow.class_name
         row["tag_source"] = row["tag_source"] or "parrot"
         row["node_id"] = node.node_id
         row["session_id"] = row["session_id"] or str(call.session_id)
-        row["deps"] = [*row["deps"], *(dep_row(d) for d in node.deps if d.on not in declared)]
+        told = [_confirmed(d) if d["on"] in recorded else d for d in row["deps"]]
+        row["deps"] = [*told, *(dep_row(d) for d in node.deps if d.on not in declared)]
         row["max_tokens"] = call.max_gen_length
         row["response_id"] = f"{call.session_id}/{node.request_id}/{node.output}"
         if node.external:
@@ -398,6 +400,11 @@ def _runnable(node: CallNode) -> int | None:
     if node.t_active_ns is None:
         return None
     return max([node.t_active_ns, *(p.t_ready_ns for p in node.parents if p.t_ready_ns is not None)])
+
+
+def _confirmed(dep: Row) -> Row:
+    """A declared edge that the exchange shows too: of the declared kind, and certain (recorded is the default)."""
+    return {k: v for k, v in dep.items() if k != "provenance"}
 
 
 def _note(row: Row, note: str) -> None:

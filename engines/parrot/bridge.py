@@ -18,7 +18,7 @@ from typing import Any, cast
 import orjson
 from aiohttp import web
 
-from engines.parrot.completion import Completion, Wanted, request
+from engines.parrot.completion import Completion, IdsFrom, Wanted, request
 from engines.parrot.contexts import Contexts
 from engines.parrot.protocol import marked, parse_json
 from engines.parrot.registration import EngineConfig, Registration, info
@@ -40,6 +40,7 @@ class BridgeOptions:
     upstream_host: str
     upstream_port: int
     engine: EngineConfig
+    ids_from: IdsFrom = "token_ids"
     answer_timeout_s: float = 3600.0
 
 
@@ -102,9 +103,8 @@ class Bridge:
         made = Completion(began)
         options = self.options
         tag = tags.Tag(key.workflow, key.node)
-        data = request(
-            options.upstream_host, options.upstream_port, wanted.body(options.engine.model, prompt), tag, name
-        )
+        asked = wanted.body(options.engine.model, prompt, options.ids_from)
+        data = request(options.upstream_host, options.upstream_port, asked, tag, name)
         self._running += 1
         try:
             await self._complete(data, made)

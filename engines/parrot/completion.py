@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -16,6 +16,9 @@ from engines.parrot.protocol import DEFAULT_MAX_GEN, parse_json
 from engines.sse import SseParser
 from traces import tags
 from traces.records import Outcome
+
+IdsFrom = Literal["token_ids", "logprobs"]
+"""where a server puts the ids it generated: vLLM and SGLang in the choice, llama.cpp beside each token's probability"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Wanted:
             tuple(sampling.get("stop_token_ids") or ()),
         )
 
-    def body(self, model: str, prompt: list[int]) -> bytes:
+    def body(self, model: str, prompt: list[int], ids_from: IdsFrom) -> bytes:
         """The body of POST /v1/completions."""
         asked: dict[str, Any] = {
             "model": model,
@@ -51,7 +54,7 @@ class Wanted:
             "ignore_eos": self.exact,
             "stream": True,
             "stream_options": {"include_usage": True},
-            "return_token_ids": True,
+            **({"return_token_ids": True} if ids_from == "token_ids" else {"logprobs": 1}),
         }
         if self.exact:
             asked["min_tokens"] = self.max_tokens
@@ -105,7 +108,9 @@ class Completion:
         tokens = len(self.ids)
         for event in self._sse.feed(data):
             for choice in (parse_json(event.data) or {}).get("choices") or ():
-                self.ids += choice.get("token_ids") or ()
+                self.ids += choice.get("token_ids") or [
+                    t["id"] for t in (choice.get("logprobs") or {}).get("content", ())
+                ]
         tokens = len(self.ids) - tokens
         self._dts.append(now_ns - self._read_ns)
         self._tokens.append(tokens)
@@ -123,6 +128,8 @@ class Completion:
             self.fail("rejected" if refused else "error", why, now_ns)
         elif self._seen.error is not None:
             self.fail("error", self._seen.error, now_ns)
+        elif self._seen.tokens and not self.ids:
+            self.fail("error", "the server streamed text but no token ids, which a Parrot needs", now_ns)
         else:
             self.settle(now_ns)
 

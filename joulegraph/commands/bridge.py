@@ -1,6 +1,6 @@
 """Put a modern engine under Parrot's serve layer: register there as an engine and generate on an OpenAI-style server.
 
-The server behind must take prompts as token ids and return them (vLLM, SGLang's completions, our embedded engine).
+The server behind must take prompts as token ids and return them (vLLM, SGLang, llama.cpp, our embedded engine).
 With --record every call is written down as the engine served it: give the file to `joulegraph replay --bridge`, or the
 run directory of the proxy in front, and joules land on Parrot's calls. Ctrl-C leaves."""
 
@@ -49,11 +49,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             "--core, --upstream: plain http://host:port only; put `joulegraph proxy` before an https server"
         )
-    model = args.model or ask(args.upstream).models[0]
+    server = ask(args.upstream)
+    model = args.model or server.models[0]
     with _tokenizer(args.tokenizer) as folder:
         name = f"{model}/words" if args.tokenizer.startswith("words:") else model
         engine = EngineConfig(model, folder, model_name=name, tasks_capacity=args.tasks)
-        options = BridgeOptions(core_host, core_port, host, port, engine)
+        ids: Any = "logprobs" if server.owner == "llamacpp" else "token_ids"
+        options = BridgeOptions(core_host, core_port, host, port, engine, ids)
         return _serve(options, args.port, _journal(args.record), as_json=args.json)
 
 

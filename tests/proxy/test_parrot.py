@@ -303,6 +303,7 @@ def test_tags_of_the_client_win_and_edges_name_its_nodes(live: Callable[..., Any
     got = {r.request_id: r for r in records if r.api == "parrot"}
     assert {r.workflow_id for r in got.values()} == {"w9"} and got["two"].node_id == "n2"
     assert [d["on"] for d in got["two"].deps] == ["n1"] and got["two"].deps[0]["kind"] == "join"
+    assert "provenance" not in got["two"].deps[0]  # declared, and seen in the exchange: recorded, the default
 
 
 def test_a_value_pasted_by_the_client_is_an_inferred_edge(live: Callable[..., Any]) -> None:
