@@ -117,6 +117,8 @@ def _from_counter(series: Series) -> Curve | str:
     else:
         at = np.concatenate([[0], moved])
         low, high = series.t0_ns[moved - 1], series.t1_ns[moved]
+        # after a stretch without reads the value is at most one update old: it did not change in the middle of it
+        low = np.maximum(low, high - int(1.5 * np.median(np.diff(high)))) if len(high) > 2 else low
         edge, half = regular((low + high) // 2, (high - low) // 2)
         period = int(np.median(np.diff(edge))) if len(edge) > 2 else int(high[0] - low[0])
         first = min(int(middle[0]), int(edge[0]) - period)  # the first value was set one period before it changed
