@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from energy.align import Lag, estimate_lag
 from energy.curve import Curve, borders, choose
-from energy.fit import Fit, Profile, cells, fit_energy, fit_time, from_profile, spans_of
+from energy.fit import Fit, Profile, cells, fit_energy, from_profile, spans_of
 from energy.ledger import BOOK as BOOK
 from energy.ledger import Ledger, book, largest_remainder, settle
 from energy.load import load_run
@@ -24,8 +24,10 @@ from energy.output import write
 from energy.policies import CHARGE_WAITING, POLICIES, Split, equal
 from energy.rollup import OUTSIDE, Figures, by_label
 from energy.tables import Floats, Mask, RequestTable, RunData, known
+from energy.timefit import fit_time
 from energy.uncertainty import UNRESOLVED, widths
-from energy.work import Windows, WorkCurve, windows, work_curve
+from energy.windows import Windows, windows
+from energy.work import WorkCurve, work_curve
 from traces.errors import UserError
 from traces.rundir import RunDir
 
@@ -167,7 +169,7 @@ def _device(
 ) -> Device | str:
     lag = lag or estimate_lag(one, curve, work.origin_ns)
     prior = profile if one.domain == "gpu" else None
-    fit = fit_energy(spans_of(one, curve, work.origin_ns, lag.lag_s), fit_time(curve), prior)
+    fit = fit_energy(spans_of(one, curve, work.origin_ns, lag.lag_s), fit_time(curve), prior, limited=False)
     return fit if isinstance(fit, str) else _split(data, work, curve, one, policy, lag, fit)
 
 
@@ -177,9 +179,8 @@ def _split(data: RunData, work: Windows, curve: WorkCurve, one: Curve, policy: s
     uj = np.diff(one.uj[cut])
     span = np.diff(t)
     usable = (span > 0.2) & (span < 4.0) & ~(np.add.reduceat(one.broken, cut[:-1]) > 0)
-    bend = np.cumsum(np.concatenate([[0.0], fit.bend(cells(curve, curve.t), np.diff(curve.t)) * np.diff(curve.t)]))
-    rows = shares(data.requests, work, curve, t, bend, waiting=policy in CHARGE_WAITING)
-    held = blocks(rows, curve, t, uj, usable, bend)
+    rows = shares(data.requests, work, curve, t, waiting=policy in CHARGE_WAITING)
+    held = blocks(rows, curve, t, uj, usable)
     split = POLICIES[policy](rows, held, fit)
     hidden = strangers(data.processes, data.roles, one.device, one.t_ns[cut])
     outside = outside_engine(data.processes, data.roles, one.t_ns[cut]) if one.domain in HOST else None

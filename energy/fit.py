@@ -1,11 +1,10 @@
-"""Coefficients of a run: seconds and joules per unit of work, by non-negative least squares on the run's own energy.
+"""Coefficients of a run: joules per unit of work, by non-negative least squares on the run's own energy.
 
-Time: busy seconds of a cell on its work (what each unit of work takes), which thousands of cells resolve. Energy:
-joules between counter nodes (half a second) on idle, tail and busy seconds and the work. A board at its power limit
-draws less than the sum of its parts: cells of 20 ms whose modelled power nears the limit are bent towards it, and the
-limit is kept only if it explains the run better. Where the data cannot tell two terms apart a weak prior decides: a
-saved profile of the same GPU and model when one is given, else "work draws the mean busy power for the time it takes",
-the run's own power and time, nothing from any simulator. May not know: requests, files.
+Joules between counter nodes (half a second) are regressed on idle, tail and busy seconds and the work. A board at its
+power limit draws less than the sum of its parts: for predictions cells of 20 ms whose modelled power nears the limit
+are bent towards it, and the limit is kept only if it explains the run better. Where the data cannot tell two terms
+apart a weak prior decides: a saved profile of the same GPU and model when one is given, else "work draws the mean busy
+power for the time it takes", the run's own power and time, nothing from any simulator. May not know: requests, files.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ CAPS = (inf, 1.02, 1.06, 0.99, 0.97)
 FEWEST_FOR_LIMIT = 100
 """spans below which a run is too short to tell a power limit from chance"""
 SPAN_NS = 500_000_000
-STEPS_PER_CELL = 20
 MOST_SPANS = 2000
 
 
@@ -170,41 +168,14 @@ def spans_of(curve: Curve, work: WorkCurve, origin_ns: int, lag_s: float) -> Spa
     return whole.where(good)
 
 
-def cell_seconds(curve: WorkCurve) -> float:
-    """Length of the cells that fit_time regresses: a quarter second, or as much as STEPS_PER_CELL engine steps take.
-
-    A cell must hold many steps: with steps of 0.2 s (long prompts, a full engine) every short cell is fully busy and
-    its work comes in lumps of one step, so that the regression sees lumps instead of costs."""
-    steps, busy_s = float(curve.features[-1, 0] - curve.features[0, 0]), float(curve.busy[-1] - curve.busy[0])
-    return min(max(0.25, STEPS_PER_CELL * busy_s / steps), 4.0) if steps > 0 else 0.25
-
-
-def fit_time(curve: WorkCurve, cell_s: float | None = None) -> Floats:
-    """Seconds per unit of work in FEATURES order, from cells of cell_s in which something ran."""
-    cell_s = cell_s or cell_seconds(curve)
-    t = np.arange(curve.t[0], curve.t[-1] + 1e-9, max(cell_s, float(curve.t[1] - curve.t[0])))
-    if len(t) < 3:
-        return np.zeros(len(FEATURES))
-    features, busy, _ = curve.at(t)
-    x, y = np.diff(features, axis=0), np.diff(busy)
-    keep = y > 1e-6
-    x, y = x[keep], y[keep]
-    if not len(y):
-        return np.zeros(len(FEATURES))
-    scale = np.maximum(x.mean(0), 1e-30)
-    ridge = 0.02 * np.sqrt(len(y)) * float(y.mean())
-    a = np.vstack([x / scale, ridge * np.eye(x.shape[1]) / x.shape[1]])
-    b = np.concatenate([y, np.zeros(x.shape[1])])
-    out: Floats = nnls(a, b)[0] / scale * (x.mean(0) > 0)
-    return out
-
-
-def fit_energy(spans: Spans, seconds: Floats, profile: Profile | None = None) -> Fit | str:
-    """Coefficients of a run, or the reason why there are none."""
+def fit_energy(spans: Spans, seconds: Floats, profile: Profile | None = None, *, limited: bool = True) -> Fit | str:
+    """Coefficients of a run, or the reason why there are none. limited: look for a power limit, which predictions near
+    it need. Shares do not: what a limit (or a prefill beside decodes) saves is not saved by each in proportion, and on
+    boards of known truth, limited or not, the straight fit divides two to four times better."""
     if len(spans) < 2:
         return "fewer than two spans with known energy"
     top = float(np.quantile(spans.joules / spans.seconds, 0.99))
-    tried = CAPS if len(spans) >= FEWEST_FOR_LIMIT else CAPS[:1]
+    tried = CAPS if limited and len(spans) >= FEWEST_FOR_LIMIT else CAPS[:1]
     limits = [c * top for c in tried] if profile is None else [profile.cap_w]
     plain = _settled(spans, seconds, profile, limits[0])
     best = plain

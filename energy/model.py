@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from energy.tables import Floats, Ints, Mask, RequestTable
-from energy.work import Windows, WorkCurve, decode_reads, read_slices
+from energy.windows import Windows
+from energy.work import WorkCurve, decode_reads, read_slices
 
 PREFILL, DECODE = 0, 1
 _Pieces = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8], Floats, Floats]
@@ -51,8 +52,6 @@ class Blocks:
     tail: Floats
     work: Floats
     usable: Mask
-    bend: Floats
-    """mean factor of busy time near the power limit (1 away from it)"""
 
     def __len__(self) -> int:
         return len(self.uj)
@@ -68,12 +67,9 @@ class Blocks:
         return np.maximum(self.seconds - self.busy - self.tail, 0.0)
 
 
-def shares(
-    requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, bend: Floats, *, waiting: bool = False
-) -> Shares:
-    """Cut every window at the block borders t. bend: cumulative seconds, bent at the power limit, at curve.t; work near
-    the limit counts for less (its energy did not grow with it). waiting: with rows for the time before a request was
-    scheduled, which only a policy that charges it needs (an overloaded hour has tens of millions of them)."""
+def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, *, waiting: bool = False) -> Shares:
+    """Cut every window at the block borders t. waiting: with rows for the time before a request was scheduled, which
+    only a policy that charges it needs (an overloaded hour has tens of millions of them)."""
     window, block, phase, low, high = _cut(work, t, ((work.start, work.first), (work.first, work.last)))
     seconds = np.maximum(high - low, 0.0)
     out = np.zeros((len(window), 5), np.float64)
@@ -86,9 +82,6 @@ def shares(
     out[pre, 1] = tokens * (part1 - part0)
     out[pre, 2] = tokens * (part1 - part0) * (work.cached[w] + tokens * (part0 + part1) / 2)
     _decoded(requests, work, t, window, block, phase, out)
-    some = np.maximum(seconds, 1e-9)
-    factor = np.clip((np.interp(high, curve.t, bend) - np.interp(low, curve.t, bend)) / some, 0.05, 1.0)
-    out *= np.where(seconds > 1e-6, factor, 1.0)[:, None]
     rows = Shares(window, block, phase, out, seconds, np.zeros(len(window)))
     return _waited(rows, work, t) if waiting else rows
 
@@ -152,12 +145,9 @@ def _decoded(
         out[base : base + size, 4] += np.bincount(row - base, context, size)
 
 
-def blocks(rows: Shares, curve: WorkCurve, t: Floats, uj: Ints, usable: Mask, bend: Floats) -> Blocks:
+def blocks(rows: Shares, curve: WorkCurve, t: Floats, uj: Ints, usable: Mask) -> Blocks:
     """Block totals of the rows."""
     n = len(uj)
     summed: Floats = np.stack([np.bincount(rows.block, rows.work[:, k], n) for k in range(5)], 1).astype(float)
     _, busy, tail = curve.at(t)
-    bent = np.diff(curve.busy) * np.diff(bend) / np.maximum(np.diff(curve.t), 1e-12)
-    lit = np.diff(np.interp(t, curve.t, np.concatenate([[0.0], np.cumsum(bent)])))
-    ratio = np.divide(lit, np.diff(busy), out=np.ones(n), where=np.diff(busy) > 1e-9)
-    return Blocks(t, uj, np.diff(busy), np.diff(tail), summed, usable, np.clip(ratio, 0.05, 1.0))
+    return Blocks(t, uj, np.diff(busy), np.diff(tail), summed, usable)

@@ -41,7 +41,7 @@ def fitted(rows: Shares, blocks: Blocks, fit: Fit) -> Split:
     """Own work at its fitted cost, steps equally among scheduled sequences, static power by time caused."""
     base = caused(rows, blocks, fit.seconds)
     own = rows.work[:, 1:] @ fit.joules[4:]
-    active = own + fit.joules[2] * blocks.bend[rows.block] * base + fit.joules[3] * rows.work[:, 0]
+    active = own + fit.joules[2] * base + fit.joules[3] * rows.work[:, 0]
     return Split(1e6 * active, 1e6 * own, 1e6 * fit.joules[0] * blocks.idle, 1e6 * fit.joules[1] * blocks.tail)
 
 
@@ -55,7 +55,7 @@ def shapley(rows: Shares, blocks: Blocks, fit: Fit) -> Split:
     present = np.bincount(rows.block, rows.seconds, len(blocks))
     base = took * fits[rows.block] + rows.seconds / np.where(present > 0, present, 1.0)[rows.block] * spare[rows.block]
     own = rows.work[:, 1:] @ fit.joules[4:]
-    active = own + fit.joules[2] * blocks.bend[rows.block] * base + fit.joules[3] * rows.work[:, 0]
+    active = own + fit.joules[2] * base + fit.joules[3] * rows.work[:, 0]
     return Split(1e6 * active, 1e6 * own, 1e6 * fit.joules[0] * blocks.idle, 1e6 * fit.joules[1] * blocks.tail)
 
 

@@ -16,9 +16,11 @@ import numpy as np
 
 from energy.align import Lag
 from energy.curve import Curve
-from energy.fit import Fit, Profile, Spans, cells, fit_energy, fit_time, spans_of
+from energy.fit import Fit, Profile, Spans, cells, fit_energy, spans_of
 from energy.tables import Floats
-from energy.work import Windows, WorkCurve
+from energy.timefit import fit_time
+from energy.windows import Windows
+from energy.work import WorkCurve
 from traces.errors import UserError
 
 SKIPPED = ("gap", "end", "idle", "warmup")
@@ -104,8 +106,7 @@ def _fitted(spans: Spans, seconds: Floats, profile: Profile | None) -> Fit | Non
 
 
 def _time_before(work: WorkCurve, t: float) -> Floats:
-    keep = work.t <= t
-    return fit_time(WorkCurve(work.t[keep], work.features[keep], work.busy[keep], work.tail[keep], work.share[keep]))
+    return fit_time(work.until(t))
 
 
 def _energy(basis: Basis, fit: Fit, begin: float, end: float) -> float:

@@ -1,44 +1,36 @@
-"""Where the work lay in time: prefill and decode windows of every request, and the cumulative work of the engine.
+"""Where the work lay in time: the cumulative work of the engine, from windows, reads and (L3) the iteration stream.
 
-From stamps and usage (L1), engine metrics per request (L2) or the iteration stream (L3) to the same two things:
-`Windows` (who was scheduled when, with how many tokens) and `WorkCurve` (cumulative features on a fine grid, for lag
-and time fits). Waiting draws nothing. May not know: energy, sensors, files.
+`WorkCurve` has cumulative features on a fine grid, for lag, time and energy fits. May not know: energy, sensors, files.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
-from energy.tables import Floats, Ints, Mask, RequestTable, StepTable, known
+from energy.tables import Floats, Ints, RequestTable, StepTable
+from energy.windows import Windows
 
 TAIL_NS = 2_000_000_000
-NOT_SERVED = ("rejected", "skipped", "unreachable")
+MOST_PARTS = 16
 FEATURES = ("steps", "prefill", "prefill_context", "decode", "context")
 """engine steps; prompt tokens computed; sum over them of the context before each; tokens decoded; context they read"""
 
 
 @dataclass(frozen=True, slots=True)
-class Windows:
-    """Scheduled time of the requests that reached the engine: prefill [start, first], decode [first, last]; seconds
-    from origin_ns. row: index into the request table. imputed: some count was missing and a typical one stands in."""
+class Told:
+    """Steps as the engine's stream has them: end (s), duration (s) and work in FEATURES order, one row each."""
 
-    origin_ns: int
-    row: Ints
-    sent: Floats
-    start: Floats
-    first: Floats
-    last: Floats
-    prefill: Floats
-    cached: Floats
-    prompt: Floats
-    decode: Floats
-    imputed: Mask
+    end: Floats
+    seconds: Floats
+    work: Floats
 
-    def __len__(self) -> int:
-        return len(self.row)
+    def until(self, t: float) -> Told:
+        """Only the steps that ended by t."""
+        keep = self.end <= t
+        return Told(self.end[keep], self.seconds[keep], self.work[keep])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,94 +43,18 @@ class WorkCurve:
     busy: Floats
     tail: Floats
     share: Floats
+    told: Told | None = None
+
+    def until(self, t: float) -> WorkCurve:
+        """What precedes t."""
+        k = self.t <= t
+        told = None if self.told is None else self.told.until(t)
+        return WorkCurve(self.t[k], self.features[k], self.busy[k], self.tail[k], self.share[k], told)
 
     def at(self, t: Floats) -> tuple[Floats, Floats, Floats]:
         """(features, busy, tail) interpolated."""
         columns = [np.interp(t, self.t, self.features[:, k]) for k in range(self.features.shape[1])]
         return np.stack(columns, 1), np.interp(t, self.t, self.busy), np.interp(t, self.t, self.tail)
-
-
-def windows(requests: RequestTable, level: str) -> Windows:
-    """Scheduled windows of every served request."""
-    served = known(requests.sent_ns) & known(requests.end_ns)
-    bad = [i for i, n in enumerate(requests.outcome.names) if n in NOT_SERVED]
-    served &= ~np.isin(requests.outcome.codes, bad)
-    row = np.flatnonzero(served)
-    origin = int(requests.sent_ns[row].min()) if len(row) else 0
-    sent, end = ((c[row] - origin) / 1e9 for c in (requests.sent_ns, requests.end_ns))
-    end = np.maximum(end, sent + 1e-6)
-    prompt, cached, completion, imputed = _counts(requests, row)
-    computed = np.maximum(prompt - cached, np.minimum(prompt, 1.0))
-    pace = _pace(sent, requests.first_ns[row], origin, computed)
-    guess = np.minimum(sent + pace * computed, end)
-    first = np.where(known(requests.first_ns[row]), (requests.first_ns[row] - origin) / 1e9, guess)
-    first = np.clip(first, sent + 1e-6, end)
-    last = np.where(known(requests.last_ns[row]), (requests.last_ns[row] - origin) / 1e9, end)
-    decode = np.maximum(completion - 1, 0.0)
-    last = np.where(decode > 0, np.maximum(last, first + 1e-6), first)
-    unfinished = ~known(requests.first_ns[row]) & (completion == 0)
-    first, last = np.where(unfinished, end, first), np.where(unfinished, end, last)
-    computed = np.where(unfinished, np.minimum(computed, (end - sent) / max(pace, 1e-9)), computed)
-    start = _fifo(sent, first, last, computed, decode, pace)
-    if level != "L1":
-        told = known(requests.prefill_ns[row]) & known(requests.first_ns[row])
-        start = np.where(told, np.clip(first - requests.prefill_ns[row] / 1e9, sent, first - 1e-6), start)
-    return Windows(origin, row, sent, start, first, last, computed, prompt - computed, prompt, decode, imputed)
-
-
-def _counts(requests: RequestTable, row: Ints) -> tuple[Floats, Floats, Floats, Mask]:
-    prompt, cached, completion = (c[row].astype(float) for c in (requests.prompt, requests.cached, requests.completion))
-    no_prompt, no_cached, no_completion = (
-        ~known(c[row]) for c in (requests.prompt, requests.cached, requests.completion)
-    )
-    counts = np.diff(requests.read_start)
-    total = np.zeros(len(counts))
-    some = np.flatnonzero(counts)
-    if len(some):
-        total[some] = np.add.reduceat(requests.read_tokens, requests.read_start[some], dtype=np.int64)
-    seen = total[row]
-    typical = float(np.median(prompt[~no_prompt])) if np.any(~no_prompt) else 0.0
-    prompt = np.where(no_prompt, typical, prompt)
-    completion = np.where(no_completion, seen, completion)
-    cached = np.where(no_cached, 0.0, np.minimum(cached, prompt))
-    return prompt, cached, completion, no_prompt | (no_completion & (counts[row] == 0))
-
-
-def _pace(sent: Floats, first_ns: Ints, origin: int, computed: Floats) -> float:
-    """Seconds per computed prompt token: the lower of two views over the longer prompts. Alone: from sent to first
-    token (a low percentile, where nothing queued). In a queue: from the previous first token to one's own, for
-    requests that were already there."""
-    ok = known(first_ns) & (computed > 0)
-    if not np.any(ok):
-        return 1e-4
-    sent, first, computed = sent[ok], (first_ns[ok] - origin) / 1e9, computed[ok]
-    long = computed >= np.quantile(computed, 0.5)
-    alone = float(np.quantile(((first - sent) / computed)[long], 0.1))
-    order = np.argsort(first, kind="stable")
-    gap = np.diff(first[order], prepend=first[order[0]])
-    queued = long[order] & (sent[order] < first[order] - gap) & (gap > 0.002)
-    if np.count_nonzero(queued) >= 20:
-        alone = min(alone, float(np.quantile(gap[queued] / computed[order][queued], 0.25)))
-    return max(1e-7, alone)
-
-
-def _fifo(sent: Floats, first: Floats, last: Floats, computed: Floats, decode: Floats, pace: float) -> Floats:
-    """When prefill began, where nobody says: not before it was sent, nor (first come, first served) before the previous
-    group of first tokens, nor much longer ago than its tokens take."""
-    if not len(sent):
-        return sent
-    some = decode > 0
-    gap = float(np.quantile((last[some] - first[some]) / decode[some], 0.9)) if np.any(some) else 0.0
-    order = np.argsort(first, kind="stable")
-    f = first[order]
-    new = np.concatenate([[True], np.diff(f) > max(0.002, 0.25 * gap)])
-    group_start = f[np.flatnonzero(new)]
-    index = np.cumsum(new) - 1
-    previous = np.where(index > 0, group_start[np.maximum(index - 1, 0)], -np.inf)
-    begin = np.empty_like(first)
-    begin[order] = previous
-    cap = 3 * computed * pace + 2 * gap
-    return np.minimum(np.maximum.reduce([sent, np.minimum(begin, first - computed * pace), first - cap]), first - 1e-6)
 
 
 def spread(at: Floats, start: Floats, end: Floats, amount: Floats) -> Floats:
@@ -199,11 +115,28 @@ def decode_reads(requests: RequestTable, work: Windows, a: int, b: int) -> tuple
         i, tb, db, bb = _even(work, np.flatnonzero(bare) + a)
         index, t, drawn, before = (np.concatenate(p) for p in ((index, i), (t, tb), (drawn, db), (before, bb)))
         total = np.bincount(index - a, drawn, b - a)
+    index, t, drawn, before = _split_reads(index, t, drawn, before)
     scale = np.divide(work.decode[a:b], total, out=np.zeros(b - a), where=total > 0)[index - a]
     tokens = drawn * scale
     t = np.clip(t, work.first[index], work.last[index])
     context = tokens * (work.prompt[index] + np.maximum(before, 1) * scale) + tokens * np.maximum(tokens - 1, 0) / 2
     return index, t, tokens, context
+
+
+def _split_reads(index: Ints, t: Floats, drawn: Floats, before: Floats) -> tuple[Ints, Floats, Floats, Floats]:
+    """Reads of several tokens (a server that sends every nth, a reader that came late) as up to MOST_PARTS parts laid
+    evenly over the time since the read before: they were decoded one after another."""
+    many = drawn > 1.5
+    if not np.any(many):
+        return index, t, drawn, before
+    parts = np.where(many, np.minimum(np.ceil(drawn), MOST_PARTS), 1).astype(np.int64)
+    same = np.diff(index, prepend=-1) == 0
+    gap = np.where(same, np.diff(t, prepend=t[:1]), 0.0)
+    again = np.repeat(np.arange(len(index)), parts)
+    part = np.arange(len(again)) - np.repeat(np.cumsum(parts) - parts, parts)
+    each = (drawn / parts)[again]
+    back = (parts[again] - 1 - part) / parts[again]
+    return index[again], t[again] - gap[again] * back, each, before[again] + part * each
 
 
 def _even(work: Windows, which: Ints) -> tuple[Ints, Floats, Floats, Floats]:
@@ -252,23 +185,45 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
         np.concatenate([[0.0], np.cumsum(decode)]),
         np.concatenate([[0.0], np.cumsum(context)]),
     ]
-    return WorkCurve(t, np.stack(columns, 1), busy, tail, np.concatenate([[0.0], np.cumsum(share)]))
+    curve = WorkCurve(t, np.stack(columns, 1), busy, tail, np.concatenate([[0.0], np.cumsum(share)]))
+    return curve if steps is None else replace(curve, told=_told_steps(steps, work.origin_ns, busy_start, curve))
 
 
 def _cover(t: Floats, start: Floats, end: Floats) -> Floats:
     return np.diff(spread(t, start, end, end - start))
 
 
-def _told(
-    steps: StepTable, origin_ns: int, busy_start: Floats, t: Floats, count: Floats, share: Floats, present: Floats
-) -> tuple[Floats, Floats]:
-    """Steps and shares per cell as the iteration stream has them, where it covers the cell. A step lasts from the one
-    before (or from the start of work) to its stamp. Windows seen from outside overlap more than batches do: what they
-    share never exceeds the steps there were."""
-    sequences = steps.ctx_requests + steps.generation_requests
+NEAR_S = 0.25
+"""contexts of a step are those of the time around it, per token"""
+
+
+def _told_steps(steps: StepTable, origin_ns: int, busy_start: Floats, curve: WorkCurve) -> Told:
+    """Duration and work of every step of the stream. Tokens as told; their contexts by what lies around the step."""
+    start, end = _step_times(steps, origin_ns, busy_start)
+    around = curve.at(end + NEAR_S)[0] - curve.at(start - NEAR_S)[0]
+    per_prompt = np.divide(around[:, 2], around[:, 1], out=np.zeros(len(end)), where=around[:, 1] > 0.5)
+    per_token = np.divide(around[:, 4], around[:, 3], out=np.zeros(len(end)), where=around[:, 3] > 0.5)
+    prompt, decode = steps.ctx_tokens.astype(float), steps.generation_tokens.astype(float)
+    work = np.stack([np.ones(len(end)), prompt, prompt * per_prompt, decode, decode * per_token], 1)
+    good = (end > start + 1e-5) & (prompt + decode > 0)
+    return Told(end[good], (end - start)[good], work[good])
+
+
+def _step_times(steps: StepTable, origin_ns: int, busy_start: Floats) -> tuple[Floats, Floats]:
+    """A step lasts from the one before (or from the start of work) to its stamp."""
     end = (steps.t_ns - origin_ns) / 1e9
     begun = busy_start[np.maximum(np.searchsorted(busy_start, end, "left") - 1, 0)] if len(busy_start) else end
     start = np.maximum(np.concatenate([[-np.inf], end[:-1]]), np.minimum(begun, end - 1e-6))
+    return start, end
+
+
+def _told(
+    steps: StepTable, origin_ns: int, busy_start: Floats, t: Floats, count: Floats, share: Floats, present: Floats
+) -> tuple[Floats, Floats]:
+    """Steps and shares per cell as the iteration stream has them, where it covers the cell. Windows seen from outside
+    overlap more than batches do: what they share never exceeds the steps there were."""
+    sequences = steps.ctx_requests + steps.generation_requests
+    start, end = _step_times(steps, origin_ns, busy_start)
     inside = (end >= t[0]) & (end < t[-1]) & (sequences > 0)
     if not np.any(inside):
         return count, share

@@ -19,8 +19,9 @@ import numpy as np
 import orjson
 
 from energy.attribute import attribute
-from energy.fit import TERMS, Fit, Profile, Spans, fit_energy, fit_time, joined, profile_json, spans_of
+from energy.fit import TERMS, Fit, Profile, Spans, fit_energy, joined, profile_json, spans_of
 from energy.load import load_run
+from energy.timefit import fit_time
 from energy.work import FEATURES
 from traces.errors import UserError
 from traces.rundir import RunDir

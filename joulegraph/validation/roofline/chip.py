@@ -1,4 +1,4 @@
-"""A chip and a model: seconds and joules of one step from rooflines per kernel class, and each sequence's Shapley value.
+"""A chip and a model: seconds and joules of a step from rooflines per kernel class, and each sequence's Shapley value.
 
 A step is matrix products (FLOPs against weights read, tile and graph padding), attention of prefills (FLOPs), attention
 of decodes (KV bytes), the output head and sampling, a launch floor, and the host's part. Each class takes a smooth
@@ -30,7 +30,7 @@ F64 = npt.NDArray[np.float64]
 PEAK_FLOPS, PEAK_BYTES, LIMIT_W = 989e12, 3.35e12, 700.0
 ORDERS = 6
 """random orders of arrival per step, each with its reverse, that the Shapley value is averaged over"""
-ONE_TOKEN = np.array([1.0, 0.0, 0.0, 1.0, 0.0])
+ONE_TOKEN, ONE_PREFILL = np.array([1.0, 0.0, 0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0, 1.0, 1.0])
 GRAPHS = np.array([1, 2, 4, *range(8, 257, 8), *range(272, 513, 16)])
 
 
@@ -159,14 +159,11 @@ def work(chip: Chip, sums: F64) -> tuple[F64, F64, F64]:
         [(gemm_flops + head_flops) / chip.gemm_flops, attention / chip.prefill_attention_flops, 0.02 * kv / 3e12], -1
     )
     kv_write = tokens * s.kv_bytes
-    memory = np.stack(
-        [(gemm_bytes + head_bytes) / chip.bytes_per_s, 0.05 * attention / PEAK_FLOPS, (kv + kv_write) / chip.decode_attention_bytes],
-        -1,
-    )  # fmt: skip
-    joules = np.stack(
-        [chip.pj_flop * (gemm_flops + head_flops + 1.3 * attention), chip.pj_byte * (gemm_bytes + head_bytes + kv + kv_write)],
-        -1,
-    )  # fmt: skip
+    kv_s = (kv + kv_write) / chip.decode_attention_bytes
+    memory = np.stack([(gemm_bytes + head_bytes) / chip.bytes_per_s, 0.05 * attention / PEAK_FLOPS, kv_s], -1)
+    flops = gemm_flops + head_flops + 1.3 * attention
+    moved = gemm_bytes + head_bytes + kv + kv_write
+    joules = np.stack([chip.pj_flop * flops, chip.pj_byte * moved], -1)
     return compute, memory, joules
 
 
@@ -214,12 +211,13 @@ def caused(chip: Chip, step: Step, clock: float, kelvin: float, rng: np.random.G
     if n == 1:
         one = np.ones(1)
         return joules(chip, columns, seconds(chip, columns, one, clock), clock, kelvin)
+
     def worth(sums: F64, present: F64) -> F64:
         return joules(chip, sums, seconds(chip, sums, present, clock), clock, kelvin)
 
     # what any one sequence brings about, and any one prefill, is split equally: exact, and what is left is smooth
     any_one = float(worth(ONE_TOKEN, np.ones(())))
-    any_prefill = max(float(worth(ONE_TOKEN + [0, 0, 0, 0, 1], np.ones(()))) - any_one, 0.0)
+    any_prefill = max(float(worth(ONE_PREFILL, np.ones(()))) - any_one, 0.0)
     order = np.argsort(rng.random((ORDERS, n)), axis=1)
     order = np.concatenate([order, order[:, ::-1]])
     sums = np.cumsum(columns[order], axis=1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from joulegraph.validation.roofline.chip import Chip, F64
+from joulegraph.validation.roofline.chip import F64, Chip
 from joulegraph.validation.roofline.serving import Served
 
 LEAD_S, AFTER_S, POLL_S = 6.0, 5.0, 0.02

@@ -162,14 +162,17 @@ class _Engine:
         self.now += duration
 
     def _drop(self) -> None:
-        gone = [r for r in (*self.running, *self.waiting) if r.asked.leaves_s is not None and r.asked.leaves_s <= self.now]
+        gone = [
+            r for r in (*self.running, *self.waiting) if r.asked.leaves_s is not None and r.asked.leaves_s <= self.now
+        ]
         for r in gone:
             r.ended_s = r.asked.leaves_s
             (self.running if r in self.running else self.waiting).remove(r)
 
     def _batch(self) -> list[tuple[Run, int]]:
         """(sequence, tokens) of the next step."""
-        left, picked = self.serving.budget, []
+        left = self.serving.budget
+        picked: list[tuple[Run, int]] = []
         prompts = [r for r in self.running if r.computed < r.target]
         alone = self.serving.policy == "alternate" and (prompts or (self.waiting and self._fits(self.waiting[0])))
         for r in list(self.running):
@@ -227,7 +230,9 @@ class _Engine:
         ends = np.array([float(r.computed + n >= r.target) for r, n in batch])
         tokens = np.array([float(n) for _, n in batch])
         before = np.array([float(r.computed) for r, _ in batch])
-        attention = np.array([prefill_flops(shape, n, b) if p else 0.0 for n, b, p in zip(tokens, before, prefills)])
+        attention = np.array(
+            [prefill_flops(shape, n, b) if p else 0.0 for n, b, p in zip(tokens, before, prefills, strict=True)]
+        )
         step = Step(tokens, attention, before * shape.kv_bytes, ends, prefills)
         sums, count = step.columns.sum(0), np.array(float(len(batch)))
         clock = clock_of(chip, sums, count, self.kelvin)
@@ -237,7 +242,7 @@ class _Engine:
         start, cached = self.now, sum(r.cached for r, _ in batch if not r.token_s and r.computed == r.cached)
         self.kelvins.append(self.kelvin)
         self._rest(took, drawn / took)
-        for (r, n), share, prefilling, ended in zip(batch, shares, prefills, ends):
+        for (r, n), share, prefilling, ended in zip(batch, shares, prefills, ends, strict=True):
             if prefilling:
                 r.prefill_j += float(share)
             else:

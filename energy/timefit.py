@@ -1,0 +1,67 @@
+"""Seconds per unit of work, from the run alone: what each step, token and context takes of busy time.
+
+Where the engine told its steps, each step's duration is regressed on what was in it: thousands of exact rows. Else busy
+seconds of cells on the work that lies in them. Seconds decide how shared power is split, so they come from time, which
+thousands of rows resolve, never from energy. May not know: energy, requests, files.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import nnls
+
+from energy.tables import Floats
+from energy.work import FEATURES, WorkCurve
+
+STEPS_PER_CELL = 20
+FEWEST_STEPS = 200
+"""told steps below which cells are used"""
+ODD, STALL_S = 3.0, 0.1
+"""a step that lasts this many times what its work takes, and this much more, was stalled: no cost of work"""
+
+
+def fit_time(curve: WorkCurve) -> Floats:
+    """Seconds per unit of work in FEATURES order: from the engine's steps where it told them, else from cells."""
+    steps = curve.told
+    if steps is not None and len(steps.seconds) >= FEWEST_STEPS:
+        return _robust(steps.work, steps.seconds)
+    return from_cells(curve)
+
+
+def _robust(x: Floats, y: Floats) -> Floats:
+    """Non-negative least squares, once more without the rows that no cost explains."""
+    found = _solve(x, y, ridge=0.001)
+    keep = y <= ODD * (x @ found) + STALL_S
+    return _solve(x[keep], y[keep], ridge=0.001)
+
+
+def _solve(x: Floats, y: Floats, ridge: float) -> Floats:
+    scale = np.maximum(x.mean(0), 1e-30)
+    small = ridge * np.sqrt(len(y)) * float(y.mean())
+    a = np.vstack([x / scale, small * np.eye(x.shape[1]) / x.shape[1]])
+    out: Floats = nnls(a, np.concatenate([y, np.zeros(x.shape[1])]))[0] / scale * (x.mean(0) > 0)
+    return out
+
+
+def cell_seconds(curve: WorkCurve) -> float:
+    """Length of the cells that from_cells takes: a quarter second, or as much as STEPS_PER_CELL engine steps take.
+
+    A cell must hold many steps: with steps of 0.2 s (long prompts, a full engine) every short cell is fully busy and
+    its work comes in lumps of one step, so that the regression sees lumps instead of costs."""
+    steps, busy_s = float(curve.features[-1, 0] - curve.features[0, 0]), float(curve.busy[-1] - curve.busy[0])
+    return min(max(0.25, STEPS_PER_CELL * busy_s / steps), 4.0) if steps > 0 else 0.25
+
+
+def from_cells(curve: WorkCurve, cell_s: float | None = None) -> Floats:
+    """Seconds per unit of work in FEATURES order, from cells of cell_s in which something ran."""
+    cell_s = cell_s or cell_seconds(curve)
+    t = np.arange(curve.t[0], curve.t[-1] + 1e-9, max(cell_s, float(curve.t[1] - curve.t[0])))
+    if len(t) < 3:
+        return np.zeros(len(FEATURES))
+    features, busy, _ = curve.at(t)
+    x, y = np.diff(features, axis=0), np.diff(busy)
+    keep = y > 1e-6
+    x, y = x[keep], y[keep]
+    if not len(y):
+        return np.zeros(len(FEATURES))
+    return _solve(x, y, ridge=0.02)

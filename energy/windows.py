@@ -1,0 +1,129 @@
+"""Who was scheduled when, with how many tokens: prefill and decode window of every request.
+
+From stamps and usage (L1) or engine metrics per request (L2, L3). Waiting draws nothing: a window begins where prefill
+did, which nobody says at L1. May not know: energy, sensors, files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from energy.tables import Floats, Ints, Mask, RequestTable, known
+
+NOT_SERVED = ("rejected", "skipped", "unreachable")
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Scheduled time of the requests that reached the engine: prefill [start, first], decode [first, last]; seconds
+    from origin_ns. row: index into the request table. imputed: some count was missing and a typical one stands in."""
+
+    origin_ns: int
+    row: Ints
+    sent: Floats
+    start: Floats
+    first: Floats
+    last: Floats
+    prefill: Floats
+    cached: Floats
+    prompt: Floats
+    decode: Floats
+    imputed: Mask
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def windows(requests: RequestTable, level: str) -> Windows:
+    """Scheduled windows of every served request."""
+    served = known(requests.sent_ns) & known(requests.end_ns)
+    bad = [i for i, n in enumerate(requests.outcome.names) if n in NOT_SERVED]
+    served &= ~np.isin(requests.outcome.codes, bad)
+    row = np.flatnonzero(served)
+    origin = int(requests.sent_ns[row].min()) if len(row) else 0
+    sent, end = ((c[row] - origin) / 1e9 for c in (requests.sent_ns, requests.end_ns))
+    end = np.maximum(end, sent + 1e-6)
+    prompt, cached, completion, imputed = _counts(requests, row)
+    computed = np.maximum(prompt - cached, np.minimum(prompt, 1.0))
+    pace = _pace(sent, requests.first_ns[row], origin, computed)
+    guess = np.minimum(sent + pace * computed, end)
+    first = np.where(known(requests.first_ns[row]), (requests.first_ns[row] - origin) / 1e9, guess)
+    first = np.clip(first, sent + 1e-6, end)
+    last = np.where(known(requests.last_ns[row]), (requests.last_ns[row] - origin) / 1e9, end)
+    decode = np.maximum(completion - 1, 0.0)
+    last = np.where(decode > 0, np.maximum(last, first + 1e-6), first)
+    unfinished = ~known(requests.first_ns[row]) & (completion == 0)
+    first, last = np.where(unfinished, end, first), np.where(unfinished, end, last)
+    computed = np.where(unfinished, np.minimum(computed, (end - sent) / max(pace, 1e-9)), computed)
+    start = _fifo(sent, first, last, computed, decode, pace)
+    if level != "L1":
+        told = known(requests.prefill_ns[row]) & known(requests.first_ns[row])
+        start = np.where(told, np.clip(first - requests.prefill_ns[row] / 1e9, sent, first - 1e-6), start)
+    return Windows(origin, row, sent, start, first, last, computed, prompt - computed, prompt, decode, imputed)
+
+
+def _counts(requests: RequestTable, row: Ints) -> tuple[Floats, Floats, Floats, Mask]:
+    prompt, cached, completion = (c[row].astype(float) for c in (requests.prompt, requests.cached, requests.completion))
+    no_prompt, no_cached, no_completion = (
+        ~known(c[row]) for c in (requests.prompt, requests.cached, requests.completion)
+    )
+    counts = np.diff(requests.read_start)
+    total = np.zeros(len(counts))
+    some = np.flatnonzero(counts)
+    if len(some):
+        total[some] = np.add.reduceat(requests.read_tokens, requests.read_start[some], dtype=np.int64)
+    seen = total[row]
+    typical = float(np.median(prompt[~no_prompt])) if np.any(~no_prompt) else 0.0
+    prompt = np.where(no_prompt, typical, prompt)
+    completion = np.where(no_completion, seen, completion)
+    cached = np.where(no_cached, 0.0, np.minimum(cached, prompt))
+    return prompt, cached, completion, no_prompt | (no_completion & (counts[row] == 0))
+
+
+def _pace(sent: Floats, first_ns: Ints, origin: int, computed: Floats) -> float:
+    """Seconds per computed prompt token, weighted by tokens (a short prompt says more of steps than of tokens): the
+    lower of two views. Alone: from sent to first token, a low percentile, where nothing queued. In a queue: from the
+    previous group of first tokens to one's own, for groups that were all there before."""
+    ok = known(first_ns) & (computed > 0)
+    if not np.any(ok):
+        return 1e-4
+    sent, first, computed = sent[ok], (first_ns[ok] - origin) / 1e9, computed[ok]
+    alone = _weighted((first - sent) / computed, computed, 0.1)
+    order = np.argsort(first, kind="stable")
+    new = np.diff(first[order], prepend=-np.inf) > 0.002
+    at = np.flatnonzero(new)
+    begin, tokens = first[order][at], np.add.reduceat(computed[order], at)
+    latest = np.maximum.reduceat(sent[order], at)
+    queued = np.flatnonzero(latest[1:] < begin[:-1]) + 1
+    if len(queued) >= 20:
+        took = begin[queued] - begin[queued - 1]
+        alone = min(alone, _weighted(took / tokens[queued], tokens[queued], 0.5))
+    return max(1e-7, alone)
+
+
+def _weighted(values: Floats, weights: Floats, q: float) -> float:
+    """Quantile q of values by weight."""
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, q * total[-1])])
+
+
+def _fifo(sent: Floats, first: Floats, last: Floats, computed: Floats, decode: Floats, pace: float) -> Floats:
+    """When prefill began, where nobody says: not before it was sent, nor (first come, first served) before the previous
+    group of first tokens, nor much longer ago than its tokens take."""
+    if not len(sent):
+        return sent
+    some = decode > 0
+    gap = float(np.quantile((last[some] - first[some]) / decode[some], 0.9)) if np.any(some) else 0.0
+    order = np.argsort(first, kind="stable")
+    f = first[order]
+    new = np.concatenate([[True], np.diff(f) > max(0.002, 0.25 * gap)])
+    group_start = f[np.flatnonzero(new)]
+    index = np.cumsum(new) - 1
+    previous = np.where(index > 0, group_start[np.maximum(index - 1, 0)], -np.inf)
+    begin = np.empty_like(first)
+    begin[order] = previous
+    cap = 3 * computed * pace + 2 * gap
+    return np.minimum(np.maximum.reduce([sent, np.minimum(begin, first - computed * pace), first - cap]), first - 1e-6)
