@@ -1,0 +1,143 @@
+"""What is known of one reply while it comes in: the state that all dialects share, and replies that are one document.
+
+Observers are fed with body bytes in reads of any size. May not know: which dialect, sockets, time, what counts are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+BODY_LIMIT = 16 << 20
+"""bytes of a non-streaming reply kept for parsing; past it usage stays unknown (`error` says so)"""
+TEXT_LIMIT = 4 << 20
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts as the engine states them; None where it did not. prompt_tokens includes cached ones."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class EngineMetrics:
+    """Per-request times of the engine (level L2), ns: queue, scheduled -> first token, first -> last token."""
+
+    queue_ns: int | None = None
+    prefill_ns: int | None = None
+    decode_ns: int | None = None
+
+
+class Observer:
+    """State common to all dialects. `feed` returns the token events completed by this read."""
+
+    # Class-level defaults: a stream that is as usual never sets them, and one is made per request.
+    metrics: EngineMetrics | None = None
+    finish_reason: str | None = None
+    response_id: str | None = None
+    error: str | None = None
+    """an error inside the reply, in the engine's words"""
+    tokens = 0
+    """token events so far (0 for a reply that is not a stream)"""
+    ended = False
+    """the dialect's own end marker was seen"""
+    malformed = 0
+    """events or bodies that are not what the dialect promises"""
+    _text_bytes = 0
+
+    def __init__(self, *, keep_text: bool = False) -> None:
+        self.usage = Usage()
+        self.tool_call_ids: list[str] = []
+        self._keep_text = keep_text
+        self._text: list[str] = []
+
+    @property
+    def text(self) -> str | None:
+        """Output text so far; None unless it was asked for."""
+        return "".join(self._text) if self._keep_text else None
+
+    def feed(self, body: bytes) -> int:
+        """Body bytes of one read; token events completed in it."""
+        raise NotImplementedError
+
+    def feed_all(self, bodies: list[bytes]) -> list[int]:
+        """`feed` for several reads at once: the token events of each."""
+        return [self.feed(body) for body in bodies]
+
+    def finish(self) -> None:
+        """The body is complete (or cut): take what is still in the buffer."""
+        raise NotImplementedError
+
+    def add_text(self, text: object) -> bool:
+        """Keep output text if asked; whether there was any."""
+        if not isinstance(text, str) or not text:
+            return False
+        if self._keep_text and self._text_bytes < TEXT_LIMIT:
+            self._text.append(text)
+            self._text_bytes += len(text)
+        return True
+
+    def add_tool(self, call_id: object) -> None:
+        """Remember a tool call's id, once."""
+        if isinstance(call_id, str) and call_id and call_id not in self.tool_call_ids:
+            self.tool_call_ids.append(call_id)
+
+    def take_id(self, value: object) -> None:
+        """Remember the reply's id, the first that comes."""
+        if self.response_id is None and isinstance(value, str):
+            self.response_id = value
+
+    def take_error(self, error: object) -> None:
+        """An `error` member: keep its message."""
+        if error is None:
+            return
+        message = error.get("message") if isinstance(error, dict) else error
+        self.error = str(message if message is not None else error)[:2000]
+
+
+Reader = Callable[[Observer, dict[str, Any]], int]
+
+
+class BodyObserver(Observer):
+    """A reply as one JSON document: nothing is known before the end."""
+
+    def __init__(self, read: Reader, *, keep_text: bool = False) -> None:
+        super().__init__(keep_text=keep_text)
+        self._read = read
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+
+    def feed(self, body: bytes) -> int:
+        self._bytes += len(body)
+        if self._bytes <= BODY_LIMIT:
+            self._pieces.append(body)
+        else:
+            self._pieces.clear()
+        return 0
+
+    def finish(self) -> None:
+        if self._bytes > BODY_LIMIT:
+            self.malformed += 1
+            self.error = f"a reply of {self._bytes} bytes is too long to be read"
+        elif self._bytes:
+            pieces, self._pieces = self._pieces, []
+            read_body(self, self._read, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self.ended = self.malformed == 0
+
+
+def read_body(observer: Observer, read: Reader, body: bytes) -> None:
+    try:
+        row = orjson.loads(body)
+        if isinstance(row, dict):
+            read(observer, row)
+        else:
+            observer.malformed += 1
+    except (orjson.JSONDecodeError, AttributeError, TypeError, ValueError, KeyError, IndexError):
+        observer.malformed += 1
