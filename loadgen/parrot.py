@@ -3,25 +3,24 @@
 Why apart from loadgen.replay: a Parrot is given the graph and walks it itself. Arrivals, salts, prompts' words, wire
 ids and dispatch rows are the same, so a trace played here and on an OpenAI-style engine compares point by point. A
 Parrot takes about 85 calls a second, so tasks are cheap enough. Runs in real and in virtual time.
-May not know: files, command lines, energy, what a call should say (parrot_plan).
+Lives here: arrivals, the order of a node's requests, rows. May not know: files, command lines, energy, what a call
+should say (parrot_plan), how it is asked (parrot_wire).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from engines.http1 import Connection
-from engines.parrot.protocol import CALL, SESSION, SESSION_AUTH, VAR, parse_json
+from engines.parrot.protocol import CALL, SESSION, SESSION_AUTH, VAR
 from engines.pool import Pool
 from loadgen.arrivals import arrival_ns
 from loadgen.client import Row, base_row, unsent, wire_id
 from loadgen.options import ReplayOptions
 from loadgen.parrot_plan import PlannedCall, Prefixes, plan_calls
+from loadgen.parrot_run import Run, Step, any_failure, failed
+from loadgen.parrot_wire import Answer, Asker, output_of
 from loadgen.prompts import Words
 from loadgen.tally import ReplayTotals, Tally
 from loadgen.target import Target
@@ -59,90 +58,6 @@ async def replay_parrot(
     return shell.tally.close(now_ns(), options.bounds, connections=pool.opened, stopped=shell.stopped)
 
 
-@dataclass(slots=True)
-class _Answer:
-    """How one request ended; body None where there is no whole reply."""
-
-    outcome: Outcome
-    error: str | None = None
-    status: int | None = None
-    body: dict[str, Any] | None = None
-    sent_ns: int | None = None
-    first_byte_ns: int | None = None
-    end_ns: int = 0
-    reused: bool | None = None
-
-
-class _Reply:
-    """Collects one reply. A Reply of engines.http1."""
-
-    def __init__(self) -> None:
-        self.answer = _Answer("error")
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._parts: list[bytes] = []
-
-    def head(self, status: int, headers: list[tuple[bytes, bytes]], now_ns: int) -> None:
-        self.answer.status, self.answer.first_byte_ns = status, now_ns
-
-    def body(self, data: bytes, now_ns: int) -> None:
-        self._parts.append(data)
-
-    def done(self, now_ns: int) -> None:
-        answer, raw = self.answer, b"".join(self._parts)
-        answer.body, answer.end_ns = parse_json(raw), now_ns
-        if answer.status == 200 and answer.body is not None:
-            answer.outcome = "ok"
-        else:
-            answer.outcome = "rejected" if 400 <= (answer.status or 0) < 500 else "error"
-            answer.error = f"{answer.status}: {raw[:300].decode('utf-8', 'replace')}"
-        self._settle()
-
-    def lost(self, why: str, now_ns: int) -> None:
-        self.answer.outcome, self.answer.error, self.answer.end_ns = "upstream_died", why, now_ns
-        self._settle()
-
-    def _settle(self) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
-
-
-class _Step:
-    """One node under way: what others wait for."""
-
-    def __init__(self, node: Node) -> None:
-        loop = asyncio.get_running_loop()
-        self.node = node
-        self.submitted: asyncio.Future[int | None] = loop.create_future()
-        """instant of its submission (its start, of a tool); None: it never will be"""
-        self.ended: asyncio.Future[int | None] = loop.create_future()
-        self.activated: asyncio.Future[None] = loop.create_future()
-        self.task: asyncio.Task[None] | None = None
-        self.accepted_ns = 0
-        """reply to its submission"""
-        self.recorded = False
-
-    def settle(self, submitted_ns: int | None, ended_ns: int | None) -> None:
-        """It is over."""
-        if not self.submitted.done():
-            self.submitted.set_result(submitted_ns)
-        if not self.ended.done():
-            self.ended.set_result(ended_ns)
-
-
-class _Run:
-    """One workflow in flight."""
-
-    def __init__(self, workflow: Workflow, origin_ns: int, calls: dict[str, PlannedCall]) -> None:
-        self.workflow, self.origin_ns, self.calls = workflow, origin_ns, calls
-        self.steps = {n.request_id: _Step(n) for n in workflow.nodes}
-        self.var_ids: dict[str, str] = {}
-        self.session_id = -1
-        self.opened_ns = 0
-        self.failed = False
-        self.first_due_ns: int | None = None
-        self.last_end_ns = 0
-
-
 class _Shell:
     """State of one replay."""
 
@@ -157,12 +72,13 @@ class _Shell:
         options: ReplayOptions,
     ) -> None:
         self.tally, self.stopped = tally, False
-        self._target, self._pool, self._now_ns, self._sleep_until = target, pool, now_ns, sleep_until
+        self._target, self._now_ns, self._sleep_until = target, now_ns, sleep_until
+        self._asker = Asker(target, pool, now_ns, options.timeout_ns)
         self._write, self._options = write, options
         self._words = Words(options.salt, block_size=options.manifest.block_size)
         self._prefixes = Prefixes()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._runs: set[_Run] = set()
+        self._runs: set[Run] = set()
         self._error: BaseException | None = None
         self._over = asyncio.Event()
 
@@ -207,7 +123,7 @@ class _Shell:
             if self.stopped:
                 return
             self.tally.woke(self._now_ns() - due)
-            self._spawn(self._play(_Run(workflow, t0_ns, self._planned(workflow))))
+            self._spawn(self._play(Run(workflow, t0_ns, self._planned(workflow))))
 
     async def _user(self, source: Iterator[Workflow], start_ns: int) -> None:
         """Closed loop: a user takes the next workflow when the last one has ended and the pause is over."""
@@ -215,7 +131,7 @@ class _Shell:
             await self._sleep_until(start_ns)
             if self.stopped:
                 return
-            await self._play(_Run(workflow, start_ns - arrival_ns(workflow), self._planned(workflow)))
+            await self._play(Run(workflow, start_ns - arrival_ns(workflow), self._planned(workflow)))
             start_ns = self._now_ns() + self._options.closed_loop_think_ns
 
     def _planned(self, workflow: Workflow) -> dict[str, PlannedCall]:
@@ -232,17 +148,17 @@ class _Shell:
 
     # ------------------------------------------------------------------ one workflow
 
-    async def _play(self, run: _Run) -> None:
+    async def _play(self, run: Run) -> None:
         self._runs.add(run)
         self.tally.workflow_started()
-        opened = await self._ask("POST", SESSION, {"api_key": "1"}, self._tags(run, None), None)
+        opened = await self._asker.ask("POST", SESSION, {"api_key": "1"}, self._tags(run, None), None)
         session = opened.body.get("session_id") if opened.outcome == "ok" and opened.body is not None else None
         if isinstance(session, int):
             run.session_id, run.opened_ns = session, opened.end_ns
             for step in run.steps.values():
                 step.task = self._spawn(self._node(run, step))
             await asyncio.gather(*(s.task for s in run.steps.values() if s.task is not None), return_exceptions=True)
-            await self._ask("DELETE", f"{SESSION}/{session}", {"session_auth": SESSION_AUTH}, (), None)
+            await self._asker.ask("DELETE", f"{SESSION}/{session}", {"session_auth": SESSION_AUTH}, (), None)
         else:
             for step in run.steps.values():
                 due = run.origin_ns + step.node.arrival_ns
@@ -256,7 +172,7 @@ class _Shell:
         makespan = None if run.first_due_ns is None else run.last_end_ns - run.first_due_ns
         self.tally.workflow_ended(not run.failed, makespan)
 
-    async def _node(self, run: _Run, step: _Step) -> None:
+    async def _node(self, run: Run, step: Step) -> None:
         node, call = step.node, run.calls.get(step.node.request_id)
         due = await self._due(run, node, wait_for_ends=call is None or call.timed)
         if due is None:
@@ -272,7 +188,7 @@ class _Shell:
         else:
             await self._call(run, step, call, due)
 
-    async def _due(self, run: _Run, node: Node, *, wait_for_ends: bool) -> int | None:
+    async def _due(self, run: Run, node: Node, *, wait_for_ends: bool) -> int | None:
         """Wait until the node may be submitted (or begin); its due instant so far. None: something before failed."""
         deps = [(d, run.steps[d.on]) for d in node.blocking if d.on in run.steps and d.on != node.request_id]
         if not deps:
@@ -293,14 +209,12 @@ class _Shell:
             return at + node.delay_ns
         return at
 
-    async def _skip(self, run: _Run, step: _Step) -> None:
+    async def _skip(self, run: Run, step: Step) -> None:
         now = self._now_ns()
-        lost = next(
-            (d.on for d in step.node.blocking if d.on in run.steps and _failed(run.steps[d.on])), "an earlier node"
-        )
+        lost = next((s.node.request_id for s in run.needed(step.node) if failed(s)), "an earlier node")
         self._close_step(run, step, self._plain(run, step, "skipped", f"it needs {lost}, which failed", now), None)
 
-    async def _pretend(self, run: _Run, step: _Step, due_ns: int) -> None:
+    async def _pretend(self, run: Run, step: Step, due_ns: int) -> None:
         """A tool or a pause: takes its recorded time."""
         node = step.node
         took = max(0, node.t_end_ns - node.arrival_ns) if node.t_end_ns is not None else 0
@@ -309,11 +223,11 @@ class _Shell:
         row = unsent(node, run.workflow.class_name, self._wire(node), "ok", None, due_ns, due_ns + took)
         self._close_step(run, step, row, due_ns + took)
 
-    async def _call(self, run: _Run, step: _Step, call: PlannedCall, due_ns: int) -> None:
+    async def _call(self, run: Run, step: Step, call: PlannedCall, due_ns: int) -> None:
         deadline = self._now_ns() + self._options.timeout_ns
         body = call.body(run.session_id, run.var_ids, self._wire(step.node))
-        accepted = await self._ask("POST", CALL, body, self._tags(run, step.node), deadline)
-        variable = _output_of(accepted.body) if accepted.outcome == "ok" else None
+        accepted = await self._asker.ask("POST", CALL, body, self._tags(run, step.node), deadline)
+        variable = output_of(accepted.body) if accepted.outcome == "ok" else None
         if variable is None:
             why = accepted.error or "the reply names no output variable"
             outcome = accepted.outcome if accepted.outcome != "ok" else "error"
@@ -322,53 +236,35 @@ class _Shell:
             return
         submitted, step.accepted_ns = accepted.sent_ns or self._now_ns(), accepted.end_ns
         # what the core took for its own replies is no lateness of ours: without them the call could not be written
-        before = [run.steps[d.on].accepted_ns for d in step.node.blocking if d.on in run.steps]
-        self.tally.sent(max(0, submitted - max(due_ns, run.opened_ns, *before)))
+        answered = [s.accepted_ns for s in run.needed(step.node)]
+        self.tally.sent(max(0, submitted - max(due_ns, run.opened_ns, *answered)))
         run.var_ids[step.node.request_id] = variable
         step.submitted.set_result(submitted)
         if call.asked:
-            self._activate(run, step)
+            run.activate(step)
         elif call.at_once is None:
-            await self._until_active(run, step)
+            await run.until_active(step)
         value = await self._value(run, step, call, variable, deadline)
         ready = due_ns
         if not call.timed:  # what it needs has ended by now, as far as it was seen: it could not run before
-            ends = [run.steps[d.on].ended for d in step.node.blocking if d.on in run.steps]
-            seen = [e.result() for e in ends if e.done()]
+            seen = [s.ended.result() for s in run.needed(step.node) if s.ended.done()]
             ready = max([due_ns, *(e for e in seen if e is not None)])
         row = self._row(run, step, call, value, value.outcome, value.error, ready, max(submitted, ready))
         if value.outcome == "ok" and value.body is not None:
             self._count(row, run, call, value.body.get("content"))
         self._close_step(run, step, row, value.end_ns if value.outcome == "ok" else None)
 
-    def _activate(self, run: _Run, step: _Step) -> None:
-        """A GET goes out for it: all that it needs is active from now on."""
-        waiting = [step]
-        while waiting:
-            at = waiting.pop()
-            if not at.activated.done():
-                at.activated.set_result(None)
-                waiting += [run.steps[d.on] for d in at.node.blocking if d.on in run.steps]
-
-    async def _until_active(self, run: _Run, step: _Step) -> None:
-        """Until something that needs it was asked for, or nothing will be: then it is asked for itself."""
-        needing = [s.ended for s in run.steps.values() if any(d.on == step.node.request_id for d in s.node.blocking)]
-        while not step.activated.done() and not all(f.done() for f in needing):
-            open_ends: set[asyncio.Future[Any]] = {step.activated, *(f for f in needing if not f.done())}
-            await asyncio.wait(open_ends, return_when=asyncio.FIRST_COMPLETED)
-
-    async def _value(self, run: _Run, step: _Step, call: PlannedCall, variable: str, deadline: int) -> _Answer:
+    async def _value(self, run: Run, step: Step, call: PlannedCall, variable: str, deadline: int) -> Answer:
         """GET the output. Given up when something it needs has failed, for then it would wait for ever."""
         body = {"session_id": run.session_id, "session_auth": SESSION_AUTH, "criteria": call.criteria}
-        asking = asyncio.ensure_future(self._ask("GET", f"{VAR}/{variable}", body, (), deadline))
-        before = [run.steps[d.on] for d in step.node.blocking if d.on in run.steps]
-        watching = asyncio.ensure_future(_any_failure(before))
+        asking = asyncio.ensure_future(self._asker.ask("GET", f"{VAR}/{variable}", body, (), deadline))
+        watching = asyncio.ensure_future(any_failure(run.needed(step.node)))
         try:
             await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
                 return asking.result()
             lost = watching.result()
-            return _Answer("skipped", f"it needs {lost}, which failed", end_ns=self._now_ns())
+            return Answer("skipped", f"it needs {lost}, which failed", end_ns=self._now_ns())
         finally:
             watching.cancel()
             asking.cancel()
@@ -376,49 +272,10 @@ class _Shell:
 
     # ------------------------------------------------------------------ requests and rows
 
-    async def _ask(
-        self, method: str, path: str, body: dict[str, Any], headers: Iterable[tuple[str, str]], deadline_ns: int | None
-    ) -> _Answer:
-        """One request; every failure is data. A POST is never sent twice."""
-        reply = _Reply()
-        raw = orjson.dumps(body)
-        target = self._target
-        lines = [
-            f"{method} {target.base}{path} HTTP/1.1",
-            f"host: {target.authority}",
-            "content-type: application/json",
-            f"content-length: {len(raw)}",
-            *(f"{name}: {value}" for name, value in headers),
-            *([f"authorization: Bearer {target.api_key}"] if target.api_key is not None else []),
-        ]
-        try:
-            connection = await self._pool.acquire(fresh=method == "POST")
-        except OSError as error:
-            return _Answer("unreachable", str(error), end_ns=self._now_ns())
-        reply.answer.reused, reply.answer.sent_ns = connection.reused, self._now_ns()
-        connection.send("\r\n".join(lines).encode() + b"\r\n\r\n" + raw, reply)
-        return await self._await(reply, connection, deadline_ns)
-
-    async def _await(self, reply: _Reply, connection: Connection, deadline_ns: int | None) -> _Answer:
-        left = None if deadline_ns is None else max(0.0, (deadline_ns - self._now_ns()) / 1e9)
-        try:
-            async with asyncio.timeout(left):
-                await reply.over
-        except TimeoutError:
-            connection.abort()
-            allowed = self._options.timeout_ns / 1e9
-            return _Answer("timeout", f"no complete reply within {allowed:g} s", end_ns=self._now_ns())
-        except asyncio.CancelledError:
-            connection.abort()
-            raise
-        if reply.answer.outcome != "upstream_died":
-            self._pool.release(connection)
-        return reply.answer
-
     def _wire(self, node: Node) -> str:
         return wire_id(self._options.salt, node)
 
-    def _tags(self, run: _Run, node: Node | None) -> list[tuple[str, str]]:
+    def _tags(self, run: Run, node: Node | None) -> list[tuple[str, str]]:
         """Headers that say whose request it is; our proxy reads them, a Parrot does not."""
         tag = tags.Tag(tags.clean(run.workflow.workflow_id), class_name=tags.clean(run.workflow.class_name))
         if node is None:
@@ -431,10 +288,10 @@ class _Shell:
 
     def _row(
         self,
-        run: _Run,
-        step: _Step,
+        run: Run,
+        step: Step,
         call: PlannedCall,
-        answer: _Answer,
+        answer: Answer,
         outcome: Outcome,
         error: str | None,
         due_ns: int,
@@ -451,11 +308,11 @@ class _Shell:
                 row[name] = value
         return row
 
-    def _plain(self, run: _Run, step: _Step, outcome: Outcome, why: str, due_ns: int) -> Row:
+    def _plain(self, run: Run, step: Step, outcome: Outcome, why: str, due_ns: int) -> Row:
         node, now = step.node, self._now_ns()
         return unsent(node, run.workflow.class_name, self._wire(node), outcome, why, due_ns, max(now, due_ns))
 
-    def _count(self, row: Row, run: _Run, call: PlannedCall, content: object) -> None:
+    def _count(self, row: Row, run: Run, call: PlannedCall, content: object) -> None:
         """Lengths in words: of the answer as read, of the prompt as composed. Words are tokens where the tokenizer has
         one per word (target.exact), and only then are they written down as such."""
         if not self._target.exact or not isinstance(content, str):
@@ -464,7 +321,7 @@ class _Shell:
         row["prompt_tokens"] = call.prompt_tokens
         row["finish_reason"] = "length"
 
-    def _close_step(self, run: _Run, step: _Step, row: Row, ended_ns: int | None) -> None:
+    def _close_step(self, run: Run, step: Step, row: Row, ended_ns: int | None) -> None:
         """The one end of every node."""
         if step.recorded:
             return
@@ -475,29 +332,3 @@ class _Shell:
         self.tally.ended(row)
         self._write(row)
         step.settle(None, ended_ns)
-
-
-def _failed(step: _Step) -> bool:
-    return step.ended.done() and step.ended.result() is None
-
-
-async def _any_failure(steps: list[_Step]) -> str:
-    """The first of some nodes to fail; for ever if none does."""
-    waiting = {s.ended: s for s in steps}
-    while True:
-        for future, step in list(waiting.items()):
-            if future.done():
-                if future.result() is None:
-                    return step.node.request_id
-                del waiting[future]
-        if not waiting:
-            await asyncio.get_running_loop().create_future()
-        await asyncio.wait(set(waiting), return_when=asyncio.FIRST_COMPLETED)
-
-
-def _output_of(reply: dict[str, Any] | None) -> str | None:
-    """The output's variable in a reply to a call."""
-    for entry in (reply or {}).get("param_info") or []:
-        if isinstance(entry, dict) and entry.get("is_output") and isinstance(entry.get("var_id"), str):
-            return str(entry["var_id"])
-    return None

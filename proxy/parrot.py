@@ -12,15 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from engines.dialects import Observer
-from engines.http1 import Connection
 from engines.parrot.lineage import CallNode, Lineage, OpenWorkflow
 from engines.parrot.protocol import (
     CRITERIA,
-    SESSION_AUTH,
-    VAR,
     Call,
     Route,
     hazard,
@@ -33,14 +28,13 @@ from engines.parrot.protocol import session_of as session_in
 from engines.pool import Pool
 from proxy.config import parse_target
 from proxy.exchange import Exchange
+from proxy.passive import PassiveReads
 from proxy.refusal import Refusal
 from traces.workflow import dep_row
 
 if TYPE_CHECKING:
     from proxy.hub import Hub
 
-PASSIVE_AFTER_S = 0.01
-"""between the GET that activates and our own on what it activated: Parrot takes a request in 2 to 3 ms"""
 KEEP = 8 << 20
 """bytes of a reply kept for reading"""
 Row = dict[str, Any]
@@ -80,32 +74,6 @@ class _Ask:
     """of a GET: who produces the variable"""
 
 
-class _Passive:
-    """One reading of our own: learns when a value came, keeps nothing of it. A Reply of engines.http1."""
-
-    def __init__(self, node: CallNode, ended: Callable[[_Passive, int | None], None]) -> None:
-        self.node = node
-        self.connection: Connection | None = None
-        self._ended = ended
-        self._status = 0
-
-    def head(self, status: int, headers: list[tuple[bytes, bytes]], now_ns: int) -> None:
-        """Only 200 means that there is a value."""
-        self._status = status
-
-    def body(self, data: bytes, now_ns: int) -> None:
-        """Not looked at."""
-
-    def done(self, now_ns: int) -> None:
-        """The value is there."""
-        self._ended(self, now_ns if self._status == 200 else None)
-
-    def lost(self, why: str, now_ns: int) -> None:
-        """The core closed the connection."""
-        self.connection = None
-        self._ended(self, None)
-
-
 class Parrot:
     """One worker's view of one core."""
 
@@ -121,9 +89,9 @@ class Parrot:
         self._asks: dict[Exchange, _Ask] = {}
         self._held: dict[int, tuple[CallNode, Row]] = {}
         """records of calls whose value was not seen yet, by id of their node"""
-        self._passive: dict[int, _Passive] = {}
+        key = hub.config.upstream_key
+        self._reads = PassiveReads(self._pool, target.prefix, target.name, key, self._config.passive, self._was_read)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
 
     # ------------------------------------------------------------------ requests
 
@@ -144,7 +112,7 @@ class Parrot:
         if asked.kind == "var_get":
             exchange.deadline_ns = self._config.get_deadline_ns
             if node is not None and parsed.get("criteria") in CRITERIA:
-                self._watch_later(exchange, self.lineage.asked(node, parsed["criteria"], self._hub.now_ns()), node)
+                self._reads.later(exchange, self.lineage.asked(node, parsed["criteria"], self._hub.now_ns()), node)
         return None
 
     def _guard(self, asked: Route, body: Row, node: CallNode | None) -> Refusal | None:
@@ -231,7 +199,7 @@ class Parrot:
             _note(row, f"inputs from outside: {', '.join(node.external)}")
         self._held[id(node)] = (node, row)
         if node.t_active_ns is not None:
-            self._watch([node])
+            self._reads.now([node])
 
     def _read(self, node: CallNode, row: Row, reply: Row | None) -> None:
         """A GET of the client on a call's output ended."""
@@ -239,7 +207,7 @@ class Parrot:
             self.lineage.told(node, reply["content"])
             self._ready(node, row["t_end_ns"])
         elif row["outcome"] in ("client_left", "timeout", "cancelled") and node.t_active_ns is not None:
-            self._watch([node])  # the core goes on with it all the same
+            self._reads.now([node])  # the core goes on with it all the same
 
     # ------------------------------------------------------------------ ends of calls
 
@@ -270,7 +238,7 @@ class Parrot:
         if workflow is None:
             return
         for node, row in [h for h in self._held.values() if h[0].workflow is workflow]:
-            if id(node) not in self._passive:
+            if not self._reads.reads(node):
                 self._unseen(node, row, workflow)
 
     def _unseen(self, node: CallNode, row: Row, workflow: OpenWorkflow) -> None:
@@ -289,8 +257,7 @@ class Parrot:
             self._finish(node, "upstream_died" if workflow.end == "lost" else "cancelled", why)
 
     def _core_died(self, why: str) -> None:
-        for passive in list(self._passive.values()):
-            self._drop(passive)
+        self._reads.drop_all()
         lost = self.lineage.core_died(self._hub.now_ns())
         for workflow in lost:
             self._end_workflow(workflow)
@@ -306,88 +273,24 @@ class Parrot:
             else:
                 connection.close()
 
-        self._spawn(ask())
+        task = asyncio.get_running_loop().create_task(ask())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    # ------------------------------------------------------------------ passive reads
-
-    def _watch_later(self, exchange: Exchange, active: list[CallNode], sink: CallNode) -> None:
-        """Read what a GET activated, once that GET is on its way: the first activation decides the criteria."""
-        others = [n for n in active if n is not sink]
-        if others and self._config.passive:
-            asyncio.get_running_loop().call_later(PASSIVE_AFTER_S, self._watch_when_sent, exchange, others)
-
-    def _watch_when_sent(self, exchange: Exchange, nodes: list[CallNode]) -> None:
-        if exchange.t_upstream_ns is not None:
-            self._watch(nodes)
-        elif exchange.outcome is None and not self._closed:
-            asyncio.get_running_loop().call_later(PASSIVE_AFTER_S, self._watch_when_sent, exchange, nodes)
-
-    def _watch(self, nodes: list[CallNode]) -> None:
-        if self._closed or not self._config.passive:
-            return
-        for node in nodes:
-            if node.output is not None and node.t_ready_ns is None and id(node) not in self._passive:
-                passive = self._passive[id(node)] = _Passive(node, self._passive_ended)
-                self._spawn(self._read_passively(passive))
-
-    async def _read_passively(self, passive: _Passive) -> None:
-        try:
-            connection = await self._pool.acquire(fresh=True)
-        except OSError:
-            self._passive_ended(passive, None)
-            return
-        if self._passive.get(id(passive.node)) is not passive:  # dropped meanwhile
-            connection.close()
-            return
-        passive.connection = connection
-        connection.send(self._request(passive.node), passive)
-
-    def _request(self, node: CallNode) -> bytes:
-        fields = {"session_id": node.workflow.session_id, "session_auth": SESSION_AUTH, "criteria": node.criteria}
-        body = orjson.dumps(fields)
-        key = self._hub.config.upstream_key
-        lines = [
-            f"GET {self._target.prefix}{VAR}/{node.output} HTTP/1.1",
-            f"Host: {self._target.name}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-            *([f"Authorization: Bearer {key}"] if key is not None else []),
-        ]
-        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-    def _passive_ended(self, passive: _Passive, ready_ns: int | None) -> None:
-        node = passive.node
-        if self._passive.get(id(node)) is passive:
-            del self._passive[id(node)]
-        if passive.connection is not None:
-            self._pool.release(passive.connection)
-            passive.connection = None
+    def _was_read(self, node: CallNode, ready_ns: int | None) -> None:
+        """A reading of our own ended."""
         if ready_ns is not None:
             self._ready(node, ready_ns)
         elif node.workflow.end is not None and (held := self._held.get(id(node))) is not None:
             self._unseen(node, held[1], node.workflow)
 
-    def _drop(self, passive: _Passive) -> None:
-        self._passive.pop(id(passive.node), None)
-        if passive.connection is not None:
-            passive.connection.abort()
-            passive.connection = None
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     # ------------------------------------------------------------------ end
 
     def close(self) -> None:
         """No more reads; what is held is recorded as far as it was seen."""
-        self._closed = True
+        self._reads.close()
         for task in self._tasks:
             task.cancel()
-        for passive in list(self._passive.values()):
-            self._drop(passive)
         for session in list(self.lineage.open):
             self._end_workflow(self.lineage.closed(session, self._hub.now_ns(), "unfinished"))
         for node, row in list(self._held.values()):

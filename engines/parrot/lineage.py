@@ -95,10 +95,12 @@ class Lineage:
         return workflow
 
     def core_died(self, now_ns: int) -> list[OpenWorkflow]:
-        """The core is gone: everything open is lost, and session ids begin anew."""
+        """The core is gone: everything open is lost, and session ids begin anew. A core that is still gone when
+        somebody asks again has not died again."""
         lost = [w for s in list(self.open) if (w := self.closed(s, now_ns, "lost")) is not None]
-        self.incarnation += 1
-        self._registered = 0
+        if self._registered:
+            self.incarnation += 1
+            self._registered = 0
         return lost
 
     def called(
