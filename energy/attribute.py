@@ -6,6 +6,7 @@ May not know: commands, terminals.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,9 +87,13 @@ def attribute(
     policy: str = "fitted",
     level: str | None = None,
     profile: Profile | None = None,
-    lag: Lag | None = None,
+    lag: Lag | Mapping[tuple[str, str], Lag] | None = None,
 ) -> Attribution:
-    """The same on tables, writes nothing. UserError for an unknown policy or a level the run does not hold."""
+    """The same on tables, writes nothing. UserError for an unknown policy or a level the run does not hold.
+
+    lag: known already, for every curve or by (device, domain); of curves without one it is estimated, which takes most
+    of the time of a short run.
+    """
     if policy not in POLICIES:
         raise UserError(f"--policy {policy!r}: unknown; choose one of {', '.join(POLICIES)}")
     level = choose_level(data, level)
@@ -106,7 +111,8 @@ def attribute(
         t0, t1 = min(ends) - 2.0, max(ends) + 2.0
         curve = work_curve(data.requests, work, data.steps if level == "L3" else None, t0, t1)
         for one in curves:
-            made = _device(data, work, curve, one, policy, profile, lag)
+            known_lag = lag.get((one.device, one.domain)) if isinstance(lag, Mapping) else lag
+            made = _device(data, work, curve, one, policy, profile, known_lag)
             if isinstance(made, str):
                 notes.append(f"{one.source}: {made}")
             else:

@@ -14,10 +14,11 @@ import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -26,8 +27,13 @@ from traces.errors import UserError
 from traces.rundir import RunDir
 
 WINDOW_NS = 60_000_000_000
-EVERY_S = 1.0
+EVERY_S = 0.5
+RENEW_NS, RETRY_NS = 300_000_000_000, 15_000_000_000
 MAX_WORKFLOWS = 10_000
+if TYPE_CHECKING:
+    from energy.align import Lag
+    from energy.attribute import Device
+
 _TIME = {"requests": "t_end_ns", "dispatch": "t_end_ns", "power": "t0_ns"}
 
 
@@ -37,12 +43,14 @@ class Tail:
 
     path: Path
     offset: int = 0
+    file: int = 0
+    """inode; another one means that the journal was rotated"""
 
     def lines(self) -> list[bytes]:
         """New whole lines; a torn last one waits for its end. A journal that was rotated is read from its start."""
-        size = self.path.stat().st_size
-        if size < self.offset:
-            self.offset = 0
+        state = self.path.stat()
+        if state.st_size < self.offset or state.st_ino != self.file:
+            self.offset, self.file = 0, state.st_ino
         with self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read()
@@ -120,13 +128,41 @@ class Books:
                 del self.workflows[next(iter(self.workflows))]
 
 
-def attribute_window(directory: Path) -> dict[str, tuple[str, str | None, int]]:
+class LiveLags:
+    """The lag of each sensor, estimated one sensor per step: it belongs to the sensor, and estimating takes a second.
+
+    An estimate holds for RENEW_NS; one that the window could not give is tried again when RETRY_NS have passed.
+    """
+
+    def __init__(self) -> None:
+        self._lags: dict[tuple[str, str], tuple[int, Lag]] = {}
+
+    def known(self, now_ns: int) -> dict[tuple[str, str], Lag]:
+        """The lags to use now: all but the one that is most overdue."""
+        overdue = sorted((due, key) for key, (due, _) in self._lags.items() if due <= now_ns)
+        left_out = overdue[0][1] if overdue else None
+        return {key: lag for key, (_, lag) in self._lags.items() if key != left_out}
+
+    def take(self, devices: list[Device], given: dict[tuple[str, str], Lag], now_ns: int) -> None:
+        """Keep what an attribution estimated; nothing was, at the first, where every lag is assumed."""
+        for device in devices:
+            key = (device.curve.device, device.curve.domain)
+            if not given:
+                self._lags[key] = (now_ns, device.lag)
+            elif key not in given:
+                self._lags[key] = (now_ns + (RENEW_NS if device.lag.known else RETRY_NS), device.lag)
+
+
+def attribute_window(directory: Path, lags: LiveLags, now_ns: int) -> dict[str, tuple[str, str | None, int]]:
     """request -> (class, workflow, active uJ over components that add up) of the journals in a directory."""
+    from energy.align import ASSUMED
     from energy.attribute import attribute
     from energy.load import load_run
     from energy.rollup import OUTSIDE
 
-    result = attribute(load_run(RunDir(directory)))
+    given = lags.known(now_ns)
+    result = attribute(load_run(RunDir(directory)), lag=given or ASSUMED)
+    lags.take(result.devices, given, now_ns)
     table = result.requests
     active = sum(f.active.sum(1) for f in result.figures if f.component not in OUTSIDE)
     if isinstance(active, int):
@@ -146,6 +182,7 @@ class Continuous:
         self.window_ns = window_ns
         self.windows = [Window("requests"), Window("dispatch"), Window("power")]
         self.books = Books()
+        self.lags = LiveLags()
 
     def step(self, now_ns: int) -> dict[str, Any] | None:
         """Look, attribute, replace live.json; None while there is nothing to attribute."""
@@ -156,7 +193,7 @@ class Continuous:
         if not self.windows[2].timed or not (self.windows[0].timed or self.windows[1].timed):
             return None
         try:
-            figures = attribute_window(self.scratch)
+            figures = attribute_window(self.scratch, self.lags, now_ns)
         except UserError as error:
             state = {"t_ns": now_ns, "why": str(error)}
         else:
@@ -173,11 +210,16 @@ def continuous_process(lifeline: Connection, run: Path, every_s: float = EVERY_S
     signal.signal(signal.SIGTERM, lambda *_: left.set())
     scratch = Path(tempfile.mkdtemp(prefix="joulegraph-"))
     (scratch / "run.json").write_bytes(b'{"state": "window"}')
+    import_module("energy.attribute")  # a second's worth of imports, before anyone waits for the first figures
+
     lifeline.send({"started": True})
     try:
         job = Continuous(RunDir(run), scratch)
-        while not left.wait(every_s):
-            job.step(time.monotonic_ns())
+        took = 0.0
+        while not left.wait(max(every_s - took, every_s / 4)):
+            start = time.monotonic_ns()
+            job.step(start)
+            took = (time.monotonic_ns() - start) / 1e9
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

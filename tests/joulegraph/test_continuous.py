@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulegraph.continuous import Books, Tail, Window, class_joules
+from energy.align import ASSUMED, Lag
+from joulegraph.continuous import RENEW_NS, RETRY_NS, Books, LiveLags, Tail, Window, class_joules
 from traces.rundir import RunDir
 
 
@@ -24,6 +27,40 @@ def test_a_tail_gives_every_whole_line_once(tmp_path_factory: pytest.TempPathFac
         seen += b"".join(tail.lines())
     whole = b"".join(pieces)
     assert seen == whole[: whole.rfind(b"\n") + 1]
+
+
+def test_a_rotated_journal_is_read_from_its_start_even_when_it_has_grown_longer(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"1\n")
+    tail = Tail(path)
+    assert tail.lines() == [b"1\n"]
+    path.rename(tmp_path / "x.jsonl.1")
+    path.write_bytes(b"2\n3\n")
+    assert tail.lines() == [b"2\n", b"3\n"]
+    assert tail.lines() == []
+
+
+def devices(**lags: Lag) -> list[Any]:
+    return [SimpleNamespace(curve=SimpleNamespace(device=n, domain="gpu"), lag=lag) for n, lag in lags.items()]
+
+
+def test_lags_are_estimated_one_sensor_at_a_time_and_kept() -> None:
+    lags, now = LiveLags(), 1_000
+    assert lags.known(now) == {}
+    lags.take(devices(a=ASSUMED, b=ASSUMED), {}, now)  # the first window: all assumed
+    found, lost = Lag(0.1, 0.01, True), Lag(0.06, 0.2, False)
+    given = lags.known(now)
+    assert given == {("b", "gpu"): ASSUMED}  # a is to be estimated
+    lags.take(devices(a=found, b=ASSUMED), given, now)
+    given = lags.known(now)
+    assert given == {("a", "gpu"): found}  # now b
+    lags.take(devices(a=found, b=lost), given, now)
+    both = {("a", "gpu"): found, ("b", "gpu"): lost}
+    assert lags.known(now + RETRY_NS - 1) == both
+    assert lags.known(now + RETRY_NS) == {("a", "gpu"): found}  # what the window could not tell is tried again
+    lags.take(devices(a=found, b=found), lags.known(now + RETRY_NS), now + RETRY_NS)
+    assert len(lags.known(now + RENEW_NS - 1)) == 2
+    assert len(lags.known(now + RENEW_NS)) == 1
 
 
 def test_a_window_keeps_sensors_and_forgets_old_samples(tmp_path: Path) -> None:

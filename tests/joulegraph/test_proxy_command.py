@@ -244,3 +244,42 @@ def test_prometheus_adds_workers_up() -> None:
     counts = [int(line.rpartition(" ")[2]) for line in edges]
     assert counts == sorted(counts)
     assert counts[-1] == 2
+
+
+def test_joules_appear_beside_the_traffic(tmp_path: Path) -> None:
+    """--sample on the embedded engine's sensors: a workflow's joules show while the proxy runs. How soon is measured by
+    scripts/bench_live_joules.py; here only that they come."""
+    page, run = tmp_path / "page", tmp_path / "run"
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "joulegraph", "engine", "--port", "0", "--status", str(page), "--json",
+         "--served-model-name", "m"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert engine.stdout is not None
+    url = json.loads(engine.stdout.readline())["url"]
+    child = command(
+        "--upstream", url, "--listen", "127.0.0.1:0", "--control", "0", "--record", str(run), "--json",
+        "--sample", "--source", f"simulated:{page}",
+    )  # fmt: skip
+    try:
+        assert child.stdout is not None
+        told = json.loads(child.stdout.readline())
+        body = json.dumps({"model": "m", "prompt": "p " * 300, "max_tokens": 40, "ignore_eos": True})
+        energy = None
+        for k in range(200):
+            tags = {"X-Workflow-Id": "w", "X-Workflow-Node": f"n{k}", "X-Workflow-Class": "agentic"}
+            tags["Content-Type"] = "application/json"
+            assert ask(told["listen"], "POST", "/v1/completions", body, **tags)[0] == 200
+            energy = ask(told["control"], "GET", "/workflows/w")[1].get("energy")
+            if energy is not None:
+                break
+        assert energy is not None
+        assert energy["active_uj"] > 0
+        assert energy["provisional"] is True
+        assert 'joulegraph_active_joules{class="agentic"}' in ask(told["control"], "GET", "/metrics")[1]
+    finally:
+        child.send_signal(signal.SIGTERM)
+        engine.send_signal(signal.SIGTERM)
+        code = ends(child)[0]
+        engine.communicate(timeout=20)
+    assert code == 0
