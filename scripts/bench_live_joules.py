@@ -40,9 +40,7 @@ async def workflow(session: aiohttp.ClientSession, data: str, control: str, name
         "ignore_eos": True,
         "messages": [{"role": "user", "content": f"{name} " * 50}],
     }
-    async with session.post(
-        f"http://{data}/v1/chat/completions", json=body, headers={"X-Workflow-Id": name}
-    ) as reply:
+    async with session.post(f"http://{data}/v1/chat/completions", json=body, headers={"X-Workflow-Id": name}) as reply:
         reply.raise_for_status()
         await reply.read()
     ended = time.monotonic()

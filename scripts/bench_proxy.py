@@ -3,8 +3,11 @@
 
 All proxies run at once in front of the same fake engine (scripts/bench/stream_engine.c) on one core, engine and load on
 another; in every round each proxy is measured in turn, so ratios are paired. CPU is read from /proc/*/task/*/schedstat
-over the process tree. Needs gcc; nginx from the distribution (apt install nginx-light); vllm-router in an environment
-of its own (python3 -m venv V; V/bin/pip install vllm-router; --vllm-router V/bin/vllm-router).
+over the process tree. Requests come as fast as each proxy takes them (cpu_us_per_request), and at one rate for all
+(cpu_us_per_request_5k): where the peers of a slower proxy fall asleep between its writes it pays for waking them.
+Rows of joulegraph name their interpreter and its build; --also-python adds one on another interpreter (whose
+environment has the dependencies). Needs gcc; nginx from the distribution (apt install nginx-light); vllm-router in an environment of
+its own (python3 -m venv V; V/bin/pip install vllm-router; --vllm-router V/bin/vllm-router).
 """
 
 from __future__ import annotations
@@ -30,8 +33,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "scripts" / "bench"
 PROXY_CORE, LOAD_CORE = 0, 1
 Rounds = dict[str, list[dict[str, float]]]
+RATE = 5000
 METRICS = (
     "cpu_us_per_request",
+    "cpu_us_per_request_5k",
     "cpu_us_per_chunk",
     "ttft_added_ms_p50",
     "ttft_added_ms_p99",
@@ -60,6 +65,26 @@ class Peer:
     grid_port: int = 0
     roots: list[int] = field(default_factory=list)
     skipped: str | None = None
+    python: str | None = None
+    """interpreter and build, where it is one of ours"""
+
+
+def build_of(python: str) -> str:
+    """Version of an interpreter, what it says of its build, and what a method call costs on it (idle machine, ns).
+
+    The call is there because a build may not say it all: Debian's are profile-guided without a word in sysconfig.
+    """
+    code = """if True:
+        import platform, sys, sysconfig, time, timeit
+        class A:
+            def f(self, x): return x + 1
+        best = min(timeit.repeat("a.f(1)", timer=time.process_time, number=50_000, repeat=40, globals={"a": A()})) * 2e4
+        said = sysconfig.get_config_var("CONFIG_ARGS") or ""
+        how = "--enable-optimizations" if "--enable-optimizations" in said else "no --enable-optimizations"
+        print(f"{platform.python_implementation()} {platform.python_version()} at {sys.base_prefix}, "
+              f"{sysconfig.get_config_var('OPT') or ''}, {how}, {best:.0f} ns per method call")
+    """
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def free_port() -> int:
@@ -156,10 +181,14 @@ def load(binary: Path, port: int, *args: object) -> dict[str, float]:
     return dict(json.loads(result.stdout))
 
 
-def start_peers(stack: ExitStack, work: Path, engine: int, grid: int, router: str | None) -> list[Peer]:
+def start_peers(
+    stack: ExitStack, work: Path, engine: int, grid: int, router: str | None, pythons: list[str]
+) -> list[Peer]:
     """Start everything that is there; a missing peer says why."""
     peers = [Peer("none", engine, grid)]
-    peers.append(_joulegraph(stack, work, engine, grid))
+    peers.append(_joulegraph(stack, work, engine, grid, sys.executable, "joulegraph"))
+    for python in pythons:
+        peers.append(_joulegraph(stack, work, engine, grid, python, f"joulegraph on {python}"))
     peers.append(_nginx(stack, work, engine, grid))
     peers.append(_router(stack, engine, grid, router))
     peers.append(_pair(stack, "aiohttp", engine, grid, _aiohttp))
@@ -191,14 +220,16 @@ def _pair(stack: ExitStack, name: str, engine: int, grid: int, command: object) 
     return peer
 
 
-def _joulegraph(stack: ExitStack, work: Path, engine: int, grid: int) -> Peer:
+def _joulegraph(stack: ExitStack, work: Path, engine: int, grid: int, python: str, name: str) -> Peer:
     def command(port: int, target: int) -> list[str]:
         return [
-            sys.executable, "-m", "joulegraph", "proxy", "--upstream", url(target), "--listen", f"127.0.0.1:{port}",
-            "--control", "0", "--record", str(work / f"run{target}"),
+            python, "-m", "joulegraph", "proxy", "--upstream", url(target), "--listen", f"127.0.0.1:{port}",
+            "--control", "0", "--record", str(work / f"run{port}"),
         ]  # fmt: skip
 
-    return _pair(stack, "joulegraph", engine, grid, command)
+    peer = _pair(stack, name, engine, grid, command)
+    peer.python = build_of(python)
+    return peer
 
 
 def _nginx(stack: ExitStack, work: Path, engine: int, grid: int) -> Peer:
@@ -256,6 +287,8 @@ def measure(peer: Peer, binary: Path, seconds: float) -> dict[str, float]:
 
     got, used = timed(peer.port, 32, seconds, "n", 64, 0)
     out["cpu_us_per_request"] = used / got["all_requests"]
+    got, used = timed(peer.port, 32, seconds, "n", 64, 0, RATE)
+    out["cpu_us_per_request_5k"] = used / got["all_requests"]
     got, used = timed(peer.port, 80, seconds, "s", 64, 5000)
     out["cpu_us_per_chunk"] = used / got["all_chunks"]
     out["chunks_s"] = got["chunks_s"]
@@ -309,12 +342,15 @@ def rows(peers: list[Peer], rounds: Rounds, rss: dict[str, float]) -> list[dict[
             row[name] = None if peer.name == "none" and "cpu" in name else value
         row["rss_mb_1000_streams"] = round(rss[peer.name], 1) if peer.name != "none" else None
         row["rounds"] = len(mine)
-        if peer.name not in ("none", "nginx") and "nginx" in rounds:
-            row["ratio_to_nginx"] = {
-                name: interval([a[name] / b[name] for a, b in zip(mine, rounds["nginx"], strict=True) if b[name] > 0])
-                for name in METRICS
-                if not name.startswith("ttft")
-            }
+        if peer.python is not None:
+            row["python"] = peer.python
+        for other in ("nginx", "vllm-router"):
+            if peer.name not in ("none", other) and other in rounds:
+                row[f"ratio_to_{other.replace('-', '_')}"] = {
+                    name: interval([a[name] / b[name] for a, b in zip(mine, rounds[other], strict=True) if b[name] > 0])
+                    for name in METRICS
+                    if not name.startswith("ttft")
+                }
         out.append(row)
     return out
 
@@ -327,8 +363,11 @@ def show(table: list[dict[str, object]]) -> None:
         cells = "".join(f"{row.get(n) if row.get(n) is not None else '-':>27}" for n in names)
         sys.stderr.write(f"{row['proxy']:<12}{row.get('skipped', cells)}\n")
     for row in table:
-        for name, ratio in (row.get("ratio_to_nginx") or {}).items():  # type: ignore[attr-defined]
-            sys.stderr.write(f"{row['proxy']} / nginx, {name}: {ratio[1]} [{ratio[0]}, {ratio[2]}]\n")
+        if "python" in row:
+            sys.stderr.write(f"{row['proxy']}: {row['python']}\n")
+        for other in ("nginx", "vllm_router"):
+            for name, ratio in (row.get(f"ratio_to_{other}") or {}).items():  # type: ignore[attr-defined]
+                sys.stderr.write(f"{row['proxy']} / {other}, {name}: {ratio[1]} [{ratio[0]}, {ratio[2]}]\n")
 
 
 def main() -> int:
@@ -337,10 +376,13 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="3 rounds of short runs instead of 7")
     parser.add_argument("--json", action="store_true", help="the rows as one line of JSON on stdout")
     parser.add_argument("--vllm-router", metavar="BIN", help="path of vllm-router (default: from PATH)")
+    parser.add_argument(
+        "--also-python", action="append", default=[], metavar="BIN", help="another joulegraph, on this interpreter"
+    )
     parser.add_argument("--fifo", action="store_true", help="real-time priority for all of it (root; steadier figures)")
     parser.add_argument("--only", metavar="NAME,...", help="these proxies (none always runs)")
     args = parser.parse_args()
-    count, seconds = (3, 2.0) if args.quick else (7, 4.0)
+    count, seconds = (3, 1.5) if args.quick else (7, 3.0)
     if shutil.which("gcc") is None or len(os.sched_getaffinity(0)) < 2:
         sys.stderr.write("bench_proxy: needs gcc and two cores\n")
         return 2
@@ -352,9 +394,9 @@ def main() -> int:
         for port, more in ((engine, []), (grid, ["-a"])):
             child = stack.enter_context(running([str(work / "stream_engine"), str(port), *more], LOAD_CORE))
             wait_port(port, child)
-        peers = start_peers(stack, work, engine, grid, args.vllm_router)
+        peers = start_peers(stack, work, engine, grid, args.vllm_router, args.also_python)
         if args.only:
-            peers = [p for p in peers if p.name in ("none", *args.only.split(","))]
+            peers = [p for p in peers if p.name.split(" on ")[0] in ("none", *args.only.split(","))]
         there = [p for p in peers if not p.skipped]
         resident = {p.name: memory(p, work / "stream_load") for p in there}
         if args.fifo:

@@ -3,8 +3,8 @@
  *   stream_load PORT CONNECTIONS SECONDS n|s CHUNKS US [RATE [PAD]]
  *
  * n: non-streaming, s: streaming (CHUNKS every US microseconds). RATE 0: closed loop, one request after the other on each
- * connection; else requests per second on whichever connection is free. PAD: bytes of prompt. The first fifth of the time
- * is warm-up (all_* counts include it). Prints one line of JSON: requests, chunks, errors, and percentiles of TTFT, end to end and the one-way delay
+ * connection; else requests per second on whichever connection is free. PAD: bytes of prompt. Every request has a prompt
+ * and a trace id of its own, eight in turn share a workflow: no two are equal. The first fifth of the time is warm-up (all_* counts include it). Prints one line of JSON: requests, chunks, errors, and percentiles of TTFT, end to end and the one-way delay
  * of each chunk (send stamp in the chunk to its read here), in ms.
  */
 #define _GNU_SOURCE
@@ -33,7 +33,8 @@ typedef struct {
 } Series;
 
 static int port, streaming, chunks, epfd, request_size;
-static char *request;
+static char *request, *varied[3]; /* where the digits stand that differ from request to request */
+static uint64_t fired_requests;
 static Series ttft, total, delay;
 static uint64_t requests, events, errors, all_requests, all_events;
 static int64_t warm;
@@ -70,7 +71,15 @@ static void dial(Conn *c) {
     c->length = c->busy = 0;
 }
 
+static void digits(char *at, uint64_t value) {
+    for (int i = 7; i >= 0; i--, value /= 10) at[i] = (char)('0' + value % 10);
+}
+
 static void fire(Conn *c) {
+    uint64_t number = fired_requests++;
+    digits(varied[0], number / 8);
+    digits(varied[1], number);
+    digits(varied[2], number);
     c->busy = 1;
     c->head = c->want = c->seen = c->length = 0;
     c->first = 0;
@@ -154,6 +163,8 @@ static void prepare(long us, int pad) {
     char *body = malloc(pad + 1024), *fill = malloc(pad + 1);
     memset(fill, 'x', pad);
     fill[pad] = 0;
+    if (pad < 8) fprintf(stderr, "PAD: at least 8\n"), exit(2);
+    memcpy(fill, "00000000", 8);
     int size = sprintf(body, "{\"model\":\"fake-%d-%ld\",\"messages\":[{\"role\":\"system\",\"content\":\"You are a helpful "
                        "assistant.\"},{\"role\":\"user\",\"content\":\"%s\"}],\"max_tokens\":%d%s}", chunks, us, fill, chunks,
                        streaming ? ",\"stream\":true,\"stream_options\":{\"include_usage\":true}" : "");
@@ -163,9 +174,12 @@ static void prepare(long us, int pad) {
         "Connection: keep-alive\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
         "User-Agent: OpenAI/Python 3.0.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 3.0.0\r\n"
         "X-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\n"
-        "X-Stainless-Runtime-Version: 3.11.7\r\nAuthorization: Bearer sk-test-0123456789abcdef\r\nX-Workflow-Id: wf-42\r\n"
-        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\nContent-Length: %d\r\n\r\n%s",
+        "X-Stainless-Runtime-Version: 3.11.7\r\nAuthorization: Bearer sk-test-0123456789abcdef\r\nX-Workflow-Id: wf-00000000\r\n"
+        "traceparent: 00-0af7651916cd43dd8448eb2100000000-b7ad6b7169203331-01\r\nContent-Length: %d\r\n\r\n%s",
         port, size, body);
+    varied[0] = strstr(request, "wf-00000000") + 3;
+    varied[1] = strstr(request, "eb2100000000") + 4;
+    varied[2] = strstr(request, "\"content\":\"00000000") + 11;
 }
 
 int main(int argc, char **argv) {
