@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How soon joules appear: from a workflow's last reply to the first GET /workflows/ID that shows its joules, under load.
+"""How soon joules appear: from a workflow's last reply to the first GET /workflows/ID that shows them, under load.
 
-Starts the embedded engine in real time, `joulegraph proxy --sample` on its simulated sensors, and tagged chat streams, one
-workflow each, at a steady rate. Of every workflow the control port is asked ten times a second from the end of its
+Starts the embedded engine in real time, `joulegraph proxy --sample` on its simulated sensors, and tagged chat streams,
+one workflow each, at a steady rate. Of every workflow the control port is asked ten times a second from the end of its
 reply on. One line of JSON: how many were watched, and the delays in seconds (p50, p95, p99, max).
 """
 

@@ -6,8 +6,8 @@ another; in every round each proxy is measured in turn, so ratios are paired. CP
 over the process tree. Requests come as fast as each proxy takes them (cpu_us_per_request), and at one rate for all
 (cpu_us_per_request_5k): where the peers of a slower proxy fall asleep between its writes it pays for waking them.
 Rows of joulegraph name their interpreter and its build; --also-python adds one on another interpreter (whose
-environment has the dependencies). Needs gcc; nginx from the distribution (apt install nginx-light); vllm-router in an environment of
-its own (python3 -m venv V; V/bin/pip install vllm-router; --vllm-router V/bin/vllm-router).
+environment has the dependencies). Needs gcc, and nginx from the distribution (apt install nginx-light), vllm-router in
+an environment of its own (python3 -m venv V; V/bin/pip install vllm-router; --vllm-router V/bin/vllm-router).
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Peer:
 
 
 def build_of(python: str) -> str:
-    """Version of an interpreter, what it says of its build, and what a method call costs on it (idle machine, ns).
+    """Version of an interpreter, what it says of its build, and what a method call costs on it (CPU ns, least of 40).
 
-    The call is there because a build may not say it all: Debian's are profile-guided without a word in sysconfig.
+    The call is there because sysconfig need not say it all: a distribution may optimise by other means.
     """
     code = """if True:
         import platform, sys, sysconfig, time, timeit
