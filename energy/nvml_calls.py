@@ -6,10 +6,10 @@ returned field carries its own return code and a wall stamp; both are checked. M
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from ctypes import (
-    Structure,
     Union,
     c_double,
     c_int,
@@ -18,7 +18,9 @@ from ctypes import (
     c_ulong,
     c_ulonglong,
     c_ushort,
+    create_string_buffer,
 )
+from struct import Struct
 from typing import Any, ClassVar
 
 from energy.source import Reading
@@ -50,40 +52,34 @@ class _Value(Union):
     ]
 
 
-class _FieldValue(Structure):
-    """nvmlFieldValue_t, its value as raw 64 bits."""
-
-    _fields_: ClassVar = [
-        ("field", c_uint),
-        ("scope", c_uint),
-        ("timestamp_us", c_longlong),
-        ("latency_us", c_longlong),
-        ("kind", c_uint),
-        ("code", c_uint),
-        ("number", c_ulonglong),
-    ]
+_FIELD = Struct("=IIqqIIQ")
+"""nvmlFieldValue_t: field, scope, wall stamp (us), latency (us), type of the value, return code, value as 64 bits"""
 
 
 class WallMap:
     """Wall-clock microseconds of the driver to the monotonic axis, through an anchor renewed once a second."""
 
     def __init__(self, now_ns: NowNs, wall_ns: WallNs = time.time_ns) -> None:
-        self._wall_ns = wall_ns
-        self._renew(now_ns)
+        self._now_ns, self._wall_ns = now_ns, wall_ns
+        self._renew()
 
-    def _renew(self, now_ns: NowNs) -> None:
+    def _renew(self) -> None:
         """The tightest of three looks at both clocks: being preempted between them must not shift the map."""
         looks = []
         for _ in range(3):
-            before, wall, after = now_ns(), self._wall_ns(), now_ns()
+            before, wall, after = self._now_ns(), self._wall_ns(), self._now_ns()
             looks.append((after - before, (before + after) // 2 - wall, before))
         _, self._offset, self._taken_ns = min(looks)
 
-    def mono_ns(self, wall_us: int, now_ns: NowNs) -> int:
+    def offset_ns(self, t_ns: int) -> int:
+        """What to add to a wall instant for a monotonic one, at t_ns (now)."""
+        if t_ns - self._taken_ns > _ANCHOR_NS:
+            self._renew()
+        return self._offset
+
+    def mono_ns(self, wall_us: int) -> int:
         """The monotonic instant of a wall stamp."""
-        if now_ns() - self._taken_ns > _ANCHOR_NS:
-            self._renew(now_ns)
-        return wall_us * 1000 + self._offset
+        return wall_us * 1000 + self.offset_ns(self._now_ns())
 
 
 class Counter:
@@ -114,28 +110,32 @@ class Fields:
         self._nvml, self._handle, self._wall = nvml, handle, wall
         # The array is kept and handed to the library as it is: the package's own wrapper builds a new type per call,
         # four times the cost of the call itself, fifty times a second.
-        self._values = (_FieldValue * len(wanted))()
-        for value, ((field, scope), _) in zip(self._values, wanted, strict=True):
-            value.field, value.scope = field, scope
+        self._values = create_string_buffer(_FIELD.size * len(wanted))
+        for k, ((field, scope), _) in enumerate(wanted):
+            _FIELD.pack_into(self._values, k * _FIELD.size, field, scope, 0, 0, 0, 0, 0)
         self._ask = nvml.nvmlLib.nvmlDeviceGetFieldValues
+        self._count = len(wanted)
         self.infos: tuple[SensorInfo, ...] = tuple(info for _, info in wanted)
+        self._names = [info.source for info in self.infos]
         self.name = self.infos[0].source
         self.poll_ns = poll_ns
 
     def read(self, now_ns: NowNs) -> list[Reading]:
         """One sample per field in mW. The interval reaches back to the field's own stamp where that is earlier."""
         t0 = now_ns()
-        code = self._ask(self._handle, len(self.infos), self._values)
+        code = self._ask(self._handle, self._count, self._values)
         t1 = now_ns()
+        offset, oldest = self._wall.offset_ns(t1), t0 - 1000 * _MS
         readings: list[Reading] = []
-        for info, value in zip(self.infos, self._values, strict=True):
-            failed = code or value.code
-            if failed:
-                readings.append(PowerSample(info.source, t0, t1, None, _error(self._nvml, failed)))
+        for name, (_, _, stamp_us, _, kind, failed, number) in zip(
+            self._names, _FIELD.iter_unpack(self._values), strict=True
+        ):
+            if code or failed:
+                readings.append(PowerSample(name, t0, t1, None, _error(self._nvml, code or failed)))
                 continue
-            stamp = self._wall.mono_ns(value.timestamp_us, now_ns) if value.timestamp_us else t0
-            since = stamp if t0 - 1000 * _MS < stamp < t0 else t0
-            readings.append(PowerSample(info.source, since, t1, _number(value)))
+            stamp = stamp_us * 1000 + offset
+            value = number & 0xFFFF_FFFF if kind == _UINT else _number(kind, number)
+            readings.append(PowerSample(name, stamp if oldest < stamp < t0 else t0, t1, value))
         return readings
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ class Ring:
         for sample in sorted(samples, key=lambda s: int(s.timeStamp)):
             if sample.timeStamp > self._seen_us:
                 self._seen_us = int(sample.timeStamp)
-                at = self._wall.mono_ns(self._seen_us, now_ns)
+                at = self._wall.mono_ns(self._seen_us)
                 readings.append(PowerSample(self.name, at, at, int(getattr(sample.sampleValue, member))))
         return readings
 
@@ -214,11 +214,9 @@ class State:
         """The library is shared; nothing to close."""
 
 
-def _number(value: _FieldValue) -> int:
+def _number(kind: int, number: int) -> int:
     """The number in a field, by its declared type."""
-    if value.kind == _UINT:
-        return int(value.number) & 0xFFFF_FFFF
-    return int(getattr(_Value.from_buffer(value, _FieldValue.number.offset), _FIELD_TYPES.get(value.kind, "uiVal")))
+    return int(getattr(_Value.from_buffer_copy(number.to_bytes(8, sys.byteorder)), _FIELD_TYPES.get(kind, "uiVal")))
 
 
 def call(nvml: Any, function: Callable[..., Any], *args: Any) -> tuple[Any | None, str | None]:

@@ -42,6 +42,7 @@ class _Sensor:
     """What the sampler remembers of one sensor."""
 
     info: SensorInfo
+    counter: bool
     last: PowerSample | None = None
     """last good sample"""
     failures: int = 0
@@ -55,13 +56,14 @@ class Plan:
     """One source and its absolute deadline."""
 
     source: Source
+    poll_ns: int
     due_ns: int
     sensors: dict[str, _Sensor]
     read_ns: int | None = None
     """end of the last read"""
     spent_ns: int = 0
     """time inside all calls so far"""
-    cost_ns: float = 0.0
+    cost_ns: int = 0
     """slowest call of late: what is due together is read cheap first, so that a slow call delays no other"""
     since_ns: int | None = None
     """start of the call under way"""
@@ -131,7 +133,6 @@ class Sampler:
     ) -> None:
         self._sources = sorted(sources, key=lambda source: source.poll_ns)
         self._write = write
-        self._clock = clock
         self._cpu_clock = cpu_clock
         self._wall_clock = wall_clock
         self._status = status
@@ -139,7 +140,8 @@ class Sampler:
         self._plans: list[Plan] = []
         self._lock = Lock()
         self._late: list[int] = []
-        self._shown: dict[str, int] = {}
+        self._now_ns = 0
+        self._stamp: NowNs = clock or (lambda: self._now_ns)
         self._show_ns = 0
         self._beat_ns = self._anchor_ns = 0
         self.totals = Totals()
@@ -153,8 +155,11 @@ class Sampler:
         for source in self._sources:
             for info in source.infos:
                 self._write(info)
-            sensors = {i.source: _Sensor(i, slots=(f"{i.source}.value", f"{i.source}.t_ns")) for i in source.infos}
-            self._plans.append(Plan(source, now_ns, sensors))
+            sensors = {
+                i.source: _Sensor(i, i.reading == "counter", slots=(f"{i.source}.value", f"{i.source}.t_ns"))
+                for i in source.infos
+            }
+            self._plans.append(Plan(source, source.poll_ns, now_ns, sensors))
         for missing in self._missing:
             self._write(PowerEvent("lost", now_ns, source=missing.sensor, why=missing.sentence()))
         self._missing = []
@@ -169,14 +174,23 @@ class Sampler:
         for plan in self._plans:
             if plan.due_ns <= now_ns and not plan.alone:
                 self._read(plan, now_ns)
-        with self._lock:
-            if now_ns >= self._beat_ns:
-                self._heartbeat(now_ns)
+        if now_ns >= self._show_ns or now_ns >= self._beat_ns:
+            with self._lock:
+                self._tell(now_ns)
+        due_ns = self._beat_ns
+        for plan in self._plans:
+            if plan.due_ns < due_ns and not plan.alone:
+                due_ns = plan.due_ns
+        return due_ns
+
+    def _tell(self, now_ns: int) -> None:
+        """What is due beside reading; an anchor falls on a heartbeat."""
+        if now_ns >= self._beat_ns:
+            self._heartbeat(now_ns)
             if now_ns >= self._anchor_ns:
                 self._anchor(now_ns)
-            if now_ns >= self._show_ns:
-                self._show(now_ns)
-        return min([self._beat_ns, *(plan.due_ns for plan in self._plans if not plan.alone)])
+        else:
+            self._show(now_ns)
 
     def tick_alone(self, plan: Plan, now_ns: int) -> int:
         """The same for one plan that was superseded, from the thread that got Superseded."""
@@ -214,44 +228,60 @@ class Sampler:
                 self._write(PowerEvent("lost", since_ns, source=sensor.info.source, why=why))
 
     def _read(self, plan: Plan, now_ns: int) -> None:
-        clock = self._clock or (lambda: now_ns)
-        began = clock()
-        late = max(0, began - plan.due_ns)
-        skipped = late // plan.source.poll_ns
-        plan.due_ns += (skipped + 1) * plan.source.poll_ns
+        """One read. The hot path, fifty times a second on cold caches: nothing here that can wait for the heartbeat."""
+        self._now_ns = now_ns
+        stamp, poll_ns = self._stamp, plan.poll_ns
+        began = stamp()
+        late = began - plan.due_ns
+        skipped = late // poll_ns if late >= poll_ns else 0
+        plan.due_ns += (skipped + 1) * poll_ns
         was_alone = plan.alone
         plan.since_ns = began
-        readings = plan.source.read(clock)
-        took = clock() - began
-        plan.spent_ns += took
-        plan.cost_ns = max(0.99 * plan.cost_ns, took)
+        readings = plan.source.read(stamp)
+        ended = stamp()
+        plan.spent_ns += ended - began
         with self._lock:
             plan.since_ns = None
-            self._note(skipped, late)
+            plan.cost_ns = max(ended - began, plan.cost_ns - (plan.cost_ns >> 7))
+            self.totals.ticks += 1
+            self._late.append(late if late > 0 else 0)
+            if skipped:
+                self.totals.missed += skipped
             if plan.stuck:
                 plan.stuck = False
             else:
-                self._take(plan, readings, began, skipped)
-                plan.read_ns = clock()
+                if plan.read_ns is not None and began - plan.read_ns > GAP_PERIODS * poll_ns:
+                    self._gap(
+                        plan, plan.read_ns, began, f"{skipped} deadlines missed" if skipped else "not read in time"
+                    )
+                self._take(plan, readings)
+                plan.read_ns = ended
         if plan.alone and not was_alone:
             raise Superseded(plan)
 
-    def _take(self, plan: Plan, readings: list[Reading], began: int, skipped: int) -> None:
-        if plan.read_ns is not None and began - plan.read_ns > GAP_PERIODS * plan.source.poll_ns:
-            self._gap(plan, plan.read_ns, began, f"{skipped} deadlines missed" if skipped else "not read in time")
+    def _take(self, plan: Plan, readings: list[Reading]) -> None:
+        """Write what was read; only what is out of the ordinary (failed, back, stepped back, after a pause) is judged."""
+        write, sensors = self._write, plan.sensors
         for reading in readings:
-            self._write(reading)
-            if isinstance(reading, PowerSample):
-                self._judge(plan, plan.sensors[reading.source], reading)
-
-    def _note(self, skipped: int, late_ns: int) -> None:
-        self.totals.ticks += 1
-        self.totals.missed += skipped
-        self.totals.lateness[bucket(late_ns)] += 1
-        self._late.append(late_ns)
+            write(reading)
+            if not isinstance(reading, PowerSample):
+                continue
+            sensor = sensors[reading.source]
+            last, value = sensor.last, reading.value
+            if (
+                value is None
+                or last is None
+                or sensor.failures
+                or sensor.lost
+                or (value < (last.value or 0) and sensor.counter)
+                or reading.t0_ns - last.t1_ns > RETRY_NS
+            ):
+                self._judge(plan, sensor, reading)
+            else:
+                sensor.last = reading
 
     def _judge(self, plan: Plan, sensor: _Sensor, sample: PowerSample) -> None:
-        """Tell losses, returns and resets; show the value."""
+        """Tell losses, returns and resets."""
         if sample.value is None:
             sensor.failures += 1
             if sensor.failures == LOST_AFTER and not sensor.lost:
@@ -261,16 +291,13 @@ class Sampler:
             if all(s.lost for s in plan.sensors.values()):
                 plan.due_ns = max(plan.due_ns, sample.t1_ns + RETRY_NS)
             return
-        if sensor.lost and sensor.last is not None:
-            self._event("gap", sensor, sensor.last.t1_ns, sample.t0_ns, "the sensor was lost and came back")
-        sensor.failures, sensor.lost = 0, False
         last = sensor.last
-        if last is not None and (sample.value < (last.value or 0) or sample.t0_ns - last.t1_ns > RETRY_NS):
-            self._check_joint(sensor, last, sample)
-        sensor.last = sample
-        if self._status is not None:
-            value, t_ns = sensor.slots
-            self._shown[value], self._shown[t_ns] = sample.value, sample.t1_ns
+        if last is not None:
+            if sensor.lost:
+                self._event("gap", sensor, last.t1_ns, sample.t0_ns, "the sensor was lost and came back")
+            if sample.value < (last.value or 0) or sample.t0_ns - last.t1_ns > RETRY_NS:
+                self._check_joint(sensor, last, sample)
+        sensor.failures, sensor.lost, sensor.last = 0, False, sample
 
     def _check_joint(self, sensor: _Sensor, last: PowerSample, sample: PowerSample) -> None:
         """Only a step back or a long pause can break a counter; every other pair of readings joins."""
@@ -289,6 +316,8 @@ class Sampler:
 
     def _heartbeat(self, now_ns: int) -> None:
         late = sorted(self._late)
+        for late_ns in late:
+            self.totals.lateness[bucket(late_ns)] += 1
         p99 = late[min(len(late) - 1, int(len(late) * 0.99))] if late else None
         cpu_ns = self._cpu_clock() if self._cpu_clock else None
         totals = self.totals
@@ -306,22 +335,27 @@ class Sampler:
         self._late.clear()
         self._plans.sort(key=lambda plan: plan.cost_ns)
         self._beat_ns += HEARTBEAT_NS * (1 + max(0, now_ns - self._beat_ns) // HEARTBEAT_NS)
-        self._shown.update(ticks=totals.ticks, missed=totals.missed, cpu_ns=cpu_ns or 0)
-        self._show(now_ns)
+        self._show(now_ns, {"ticks": totals.ticks, "missed": totals.missed, "cpu_ns": cpu_ns or 0})
 
-    def _show(self, now_ns: int) -> None:
+    def _show(self, now_ns: int, own: dict[str, int] | None = None) -> None:
         """The newest values on the status page, all at once and no more often than anyone looks."""
         self._show_ns = now_ns + SHOW_NS
-        if self._status is not None and self._shown:
-            self._status.set_group(self._shown)
-            self._shown.clear()
+        if self._status is None:
+            return
+        shown = own or {}
+        for plan in self._plans:
+            for sensor in plan.sensors.values():
+                if sensor.last is not None:
+                    value, t_ns = sensor.slots
+                    shown[value], shown[t_ns] = sensor.last.value or 0, sensor.last.t1_ns
+        self._status.set_group(shown)
 
     def _anchor(self, now_ns: int) -> None:
         """A (monotonic, wall) pair: the tightest of three brackets."""
         self._anchor_ns = now_ns + ANCHOR_NS
         if self._wall_clock is None:
             return
-        clock = self._clock or (lambda: now_ns)
+        clock = self._stamp
         pairs = []
         for _ in range(3):
             before, wall, after = clock(), self._wall_clock(), clock()
