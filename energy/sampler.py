@@ -260,7 +260,7 @@ class Sampler:
             raise Superseded(plan)
 
     def _take(self, plan: Plan, readings: list[Reading]) -> None:
-        """Write what was read; only what is out of the ordinary (failed, back, stepped back, after a pause) is judged."""
+        """Write what was read; judge what is out of the ordinary: failed, back again, stepped back, after a pause."""
         write, sensors = self._write, plan.sensors
         for reading in readings:
             write(reading)
