@@ -64,7 +64,8 @@ def load_run(run: RunDir) -> RunData:
     notes: list[str] = []
     requests = with_spans(load_requests(run, notes), _spans(run), notes)
     series, events, processes = load_power(run, notes)
-    roles = {int(pid): str(role) for pid, role in (run.info.get("processes") or {}).items()}
+    roles = {int(row["pid"]): str(row["role"]) for row in processes if row.get("role")}
+    roles |= {int(pid): str(role) for pid, role in (run.info.get("processes") or {}).items()}
     return RunData(requests, load_steps(run, notes), series, events, processes, notes, roles)
 
 

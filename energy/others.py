@@ -43,8 +43,9 @@ def by_role(processes: list[dict[str, Any]], roles: dict[int, str]) -> dict[str,
 
 
 def strangers(processes: list[dict[str, Any]], roles: dict[int, str], device: str, t_ns: Ints) -> Mask:
-    """Blocks in which a GPU listed a process that is not ours. Ours: those with a role, else (nobody says) those in the
-    first listing. A stranger counts from the listing before it was seen to the listing after."""
+    """Blocks in which a GPU listed a process that is not ours. Ours: those with a role; where no process listed has one
+    (nobody says, or the pids are those of another namespace) those in the first listing. A stranger counts from the
+    listing before it was seen to the listing after."""
     listed: dict[int, set[int]] = {}
     for row in processes:
         if row.get("kind") == "process" and str(row.get("source", "")).endswith(f".{device}"):
@@ -53,7 +54,9 @@ def strangers(processes: list[dict[str, Any]], roles: dict[int, str], device: st
     times = sorted(listed)
     if not times:
         return out
-    ours = set(roles) or listed[times[0]]
+    ours = set(roles)
+    if ours.isdisjoint(set().union(*listed.values())):
+        ours = listed[times[0]]
     for k, t in enumerate(times):
         if listed[t] - ours:
             begin, end = times[max(0, k - 1)], times[min(len(times) - 1, k + 1)]

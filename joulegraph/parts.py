@@ -67,7 +67,7 @@ class Parts:
 
         child = spawn(engine_process, config, name="engine")
         port = ready(child, "embedded engine")["port"]
-        self.children["engine"] = child
+        self._started("engine", child)
         return f"http://127.0.0.1:{port}"
 
     def sampler(self, sources: tuple[str, ...]) -> None:
@@ -79,7 +79,7 @@ class Parts:
                 journal=str(self.run.power_journal()), sources=sources, status=str(self.run.file("status.sampler"))
             )
         )
-        self.children["sampler"] = child
+        self._started("sampler", child)
         self.sensors, self.missing = found.sensors, found.missing
 
     def proxy(self, upstream: str, *, max_concurrency: int | None = None, parrot: bool = False) -> str:
@@ -103,7 +103,7 @@ class Parts:
         )
         child = spawn(proxy_process, config, name="proxy")
         port = ready(child, "proxy")["port"]
-        self.children["proxy"] = child
+        self._started("proxy", child)
         return f"http://127.0.0.1:{port}"
 
     def cluster(self, job: LoadJob, sources: tuple[str, ...]) -> None:
@@ -123,6 +123,10 @@ class Parts:
         if self.node_samplers is not None:
             self.clocks += self.node_samplers.stop()
         self.clocks += getattr(self.shards, "clocks", [])
+
+    def _started(self, name: str, child: Child) -> None:
+        self.children[name] = child
+        tell_roles(self.run, {child.process.pid: name})
 
     def load(self, job: LoadJob) -> int:
         """Start the load; the instant of trace time 0. Returns once its status pages stand."""
@@ -174,6 +178,12 @@ class Parts:
         order = sorted(self.children, key=["continuous", "proxy", "sampler", "engine"].index)
         for name in order:
             self.children.pop(name).stop(timeout_s)
+
+
+def tell_roles(run: RunDir, roles: dict[int | None, str]) -> None:
+    """Add to run.json which processes do what; the sampler and attribution read it there."""
+    told = {str(pid): role for pid, role in roles.items() if pid is not None}
+    run.update_info(processes={**run.info.get("processes", {}), **told})
 
 
 def pause(seconds: float, each: Callable[[], None], *, every_s: float = 0.1) -> None:

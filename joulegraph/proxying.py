@@ -17,11 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from energy.procs import listener
 from joulegraph.continuous import class_joules
 from joulegraph.control import Control, serve_control
 from joulegraph.host import anchor, describe, versions
 from joulegraph.live.view import LiveView
 from joulegraph.live.watch import Watch
+from joulegraph.parts import tell_roles
+from loadgen.target import split_url
 from proxy.config import ProxyConfig
 from proxy.process import ProcessConfig, proxy_process
 from traces.child import Child, spawn
@@ -225,7 +228,11 @@ def _sampling(run: RunDir, plan: ProxyPlan) -> list[Child]:
     from joulegraph.continuous import continuous_process
 
     journal, status = str(run.power_journal()), str(run.file("status.sampler"))
-    child, found = start_sampler(SamplerConfig(journal=journal, sources=plan.sources, status=status))
+    upstream = {listener(*split_url(url)[:2]): "engine" for url in plan.proxy.upstreams}
+    tell_roles(run, {**upstream, os.getpid(): "proxy"})
+    sources = (*plan.sources, f"proc:{run.file('run.json')}")
+    child, found = start_sampler(SamplerConfig(journal=journal, sources=sources, status=status))
+    tell_roles(run, {child.process.pid: "sampler"})
     run.update_info(sensors=found.sensors, missing_sensors=found.missing)
     live = spawn(continuous_process, run.path, name="continuous")
     live.lifeline.recv()

@@ -6,6 +6,7 @@ May not know: where the trace came from, how figures are derived (joulegraph.fin
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -14,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from energy.procs import listener
 from engines.embedded.server import EngineOptions
 from joulegraph.engines import config_in, model_of
 from joulegraph.host import anchor, describe, versions
 from joulegraph.load import LoadJob, summary
-from joulegraph.parts import Parts, own_path, pause
+from joulegraph.parts import Parts, own_path, pause, tell_roles
 from loadgen.tally import ReplayTotals
 from loadgen.target import Target, split_url
 from traces.errors import UserError
@@ -129,7 +131,10 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
     if plan.job.ray is not None:
         parts.cluster(plan.job, plan.sources)
     else:
-        parts.sampler((f"simulated:{own_path(run, 'engine')}",) if plan.engine is not None else plan.sources)
+        if plan.engine is None:
+            tell_roles(run, {listener(target.host, target.port): "engine"})
+        tell_roles(run, {os.getpid(): "client"})
+        parts.sampler(_sources(run, plan))
     run.update_info(sensors=parts.sensors, missing_sensors=parts.missing)
     engine = target
     if plan.through_proxy:
@@ -143,6 +148,15 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
     parts.bring_home()
     clocks = {"clocks": parts.clocks} if parts.clocks else {}
     return {"load": summary(totals), "transforms": sentences, "t0_ns": t0_ns, **clocks}
+
+
+def _sources(run: RunDir, plan: RealRun) -> tuple[str, ...]:
+    """The embedded engine's simulated sensors; else what was asked for and CPU times, by which CPU joules are split
+    (simulated joules follow no real process)."""
+    if plan.engine is not None:
+        return (f"simulated:{own_path(run, 'engine')}",)
+    beside = (f"proc:{run.file('run.json')}",) if plan.sources else ()
+    return (*plan.sources, *beside)
 
 
 class Heartbeat:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from socket import create_server
 from threading import Event
 from typing import Any, ClassVar
 
@@ -250,8 +251,46 @@ def test_a_command_name_with_brackets_and_spaces(tmp_path: Path) -> None:
     (tmp_path / "9").mkdir()
     (tmp_path / "stat").write_text("cpu  1 2 3 4 5 6 7\n")
     (tmp_path / "9" / "stat").write_text("9 (a ) b) S 1 1 1 0 -1 0 0 0 0 0 70 30 0 0 20 0 1 0 5\n")
-    readings = procs.CpuTimes([9], tmp_path, tick_ns=10 * MS).read(lambda: 5)
-    assert readings[1] == ProcessSample("proc", 5, 9, "a ) b", 1000 * MS)
+    readings = procs.CpuTimes(lambda: {9: "engine"}, tmp_path, tick_ns=10 * MS).read(lambda: 5)
+    assert readings[1] == ProcessSample("proc", 5, 9, "a ) b", 1000 * MS, role="engine")
+
+
+def _process(root: Path, pid: int, parent: int, used: int, reaped: int = 0) -> None:
+    (root / str(pid)).mkdir(exist_ok=True)
+    text = f"{pid} (p{pid}) S {parent} 1 1 0 -1 0 0 0 0 0 {used} 0 {reaped} 0 20 0 1 0 5\n"
+    (root / str(pid) / "stat").write_text(text)
+
+
+def test_a_tree_has_the_time_of_its_descendants_once_and_never_goes_back(tmp_path: Path) -> None:
+    """The run (5) started engine (6) and sampler (7); the engine's worker (8) works, then ends and is reaped."""
+    (tmp_path / "stat").write_text("cpu  1 2 3 4 5 6 7\n")
+    told = tmp_path / "run.json"
+    told.write_text('{"processes": {"5": "client", "6": "engine"}}')
+    for pid, parent, used in ((5, 1, 10), (6, 5, 20), (7, 5, 3), (8, 6, 70)):
+        _process(tmp_path, pid, parent, used)
+    source = procs.CpuTimes(procs.RunRoles(told), tmp_path, tick_ns=1)
+
+    def seen(t_ns: int) -> dict[int, tuple[int | None, str | None]]:
+        return {r.pid: (r.cpu_ns, r.role) for r in source.read(lambda: t_ns) if isinstance(r, ProcessSample) and r.pid}
+
+    # A descendant is told once, without a time of its own: it is in its tree's.
+    assert seen(1) == {5: (13, "client"), 7: (None, "client"), 6: (90, "engine"), 8: (None, "engine")}
+    told.write_text('{"processes": {"5": "client", "6": "engine", "7": "sampler"}}')
+    (tmp_path / "8" / "stat").unlink()
+    _process(tmp_path, 6, 5, 25, reaped=75)
+    assert seen(2) == {5: (13, "client"), 6: (100, "engine"), 7: (3, "sampler")}
+    _process(tmp_path, 6, 5, 26)
+    assert seen(3)[6] == (100, "engine")  # what an orphan took along does not make the tree's time go back
+    told.write_text("{")
+    assert seen(4)[6] == (100, "engine")
+
+
+def test_who_listens_at_a_port_is_found_on_this_host_only() -> None:
+    with create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert procs.listener("127.0.0.1", port) == os.getpid()
+        assert procs.listener("192.0.2.7", port) is None
+    assert procs.listener("127.0.0.1", port) is None
 
 
 def test_gpu_processes_are_listed_with_the_names_we_may_see(nvml: Any, card: Any) -> None:

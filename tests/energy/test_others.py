@@ -54,6 +54,14 @@ def test_unknown_roles_are_said() -> None:
     assert any("no CPU time per process" in n for n in result.notes)
 
 
+def test_pids_of_another_namespace_are_not_strangers() -> None:
+    """Inside a container the driver lists the host's pids, none of which has a role here."""
+    listing = [_process(t, 4711, source="nvml.gpu0") for t in (0, 10, 20)]
+    t_ns = np.arange(0, 21 * S, S)
+    assert not strangers(listing, {7: "engine"}, "gpu0", t_ns).any()
+    assert strangers([*listing, _process(10, 99, source="nvml.gpu0")], {7: "engine"}, "gpu0", t_ns).any()
+
+
 def test_a_stranger_on_the_gpu_makes_its_blocks_unmeasured() -> None:
     listing = [_process(0, 7, source="nvml.gpu0"), _process(10, 7, source="nvml.gpu0")]
     listing += [_process(10, 99, source="nvml.gpu0"), _process(20, 7, source="nvml.gpu0")]
