@@ -225,7 +225,7 @@ class ProcessSample:
     command: str | None = None
     """short command name, as the kernel has it; None where the process cannot be seen from here"""
     cpu_ns: int | None = None
-    """user and system time of all its threads and descendants since it started; None for a descendant, which is in it"""
+    """user and system time of its whole tree since it started; None for a descendant, which is in its tree's"""
     gpu_memory_bytes: int | None = None
     role: str | None = None
     """what its tree does in the run: engine, proxy, sampler, client"""
