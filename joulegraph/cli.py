@@ -6,11 +6,11 @@ Lives here: dispatch, and the translation of UserError/InvalidRun into one sente
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 
 from joulegraph import __version__
+from joulegraph.flags import Parser
 from traces.errors import InvalidRun, UserError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -75,7 +75,7 @@ def run(argv: list[str]) -> int:
         sys.stderr.write(f"joulegraph: unknown command {argv[0]!r}; joulegraph --help lists them\n")
         return 2
     module = importlib.import_module(COMMANDS[argv[0]][0])
-    parser = argparse.ArgumentParser(prog=f"joulegraph {argv[0]}", description=module.__doc__)
+    parser = Parser(prog=f"joulegraph {argv[0]}", description=module.__doc__)
     module.configure(parser)
     args = parser.parse_args(argv[1:])
     try:

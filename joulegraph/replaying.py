@@ -88,6 +88,12 @@ def target_of(args: argparse.Namespace) -> Target:
     if not args.target:
         return Target("127.0.0.1", 0, model=args.model or "default", api=args.api, prompts=args.prompts, vocab=vocab)
     key = os.environ.get(args.api_key_env) if args.api_key_env else None
+    if args.api_key_env and not key:
+        raise UserError(f"--api-key-env {args.api_key_env}: this environment variable is empty; set it to the key")
+    if args.engine_steps and not args.engine_steps.is_file():
+        raise UserError(
+            f"--engine-steps {args.engine_steps}: no such file; give the FILE of joulegraph engine vllm --steps FILE"
+        )
     host, port, base, secure = split_url(args.target)
     tls = Tls(ca_file=args.ca_file, verify=not args.insecure) if secure else None
     server = ask(args.target, api_key=key, tls=None if tls is None else tls.context())

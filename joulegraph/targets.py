@@ -37,6 +37,8 @@ class Server:
 def ask(url: str, *, api_key: str | None = None, timeout_s: float = 5.0, tls: ssl.SSLContext | None = None) -> Server:
     """GET /v1/models. UserError when nothing answers or it is no OpenAI-style server."""
     base = url.rstrip("/").removesuffix("/v1")
+    if not base.lower().startswith(("http://", "https://")):
+        raise UserError(f"{url}: not an http:// or https:// address; give something like http://127.0.0.1:8000")
     request = urllib.request.Request(f"{base}/v1/models")
     if api_key:
         request.add_header("Authorization", f"Bearer {api_key}")

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from joulegraph.flags import real
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `joulegraph attribute`."""
@@ -17,9 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--level", default=None, help="L1, L2 or L3; default: the best the run holds")
     parser.add_argument("--profile", metavar="NAME|FILE", help="measured profile of this GPU and model, as prior")
-    parser.add_argument("--grid", type=float, metavar="G", help="grid intensity in gCO2e per kWh, for gCO2e figures")
+    parser.add_argument("--grid", type=real(), metavar="G", help="grid intensity in gCO2e per kWh, for gCO2e figures")
     parser.add_argument("--grid-source", default=None, help="where that intensity comes from (printed beside)")
-    parser.add_argument("--pue", type=float, default=1.0, help="power usage effectiveness of the site (default 1)")
+    parser.add_argument("--pue", type=real(), default=1.0, help="power usage effectiveness of the site (default 1)")
     parser.add_argument("--predict", type=Path, metavar="PHASES.json", help="predict each phase from what precedes it")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from joulegraph.flags import port, whole
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -27,8 +29,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "token, for exact lengths (replay with --prompts words)",
     )
     parser.add_argument("--model", help="model to ask for (default: the first the server lists)")
-    parser.add_argument("--port", type=int, default=0, help="port for the core's requests on 127.0.0.1 (default: any)")
-    parser.add_argument("--tasks", type=int, default=256, metavar="N", help="tasks the core may place here at once")
+    parser.add_argument("--port", type=port, default=0, help="port for the core's requests on 127.0.0.1 (default: any)")
+    parser.add_argument(
+        "--tasks", type=whole(1), default=256, metavar="N", help="tasks the core may place here at once"
+    )
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="journal of every call (or a run directory to write it into)"
     )

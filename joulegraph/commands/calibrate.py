@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from joulegraph.flags import real, whole
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `joulegraph calibrate`."""
@@ -20,8 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="profile file to write (.json)")
     parser.add_argument("--model", default=None, help="model name to ask the engine for")
     parser.add_argument("--sources", default="nvml,rapl", help="power sensors for --target (default nvml,rapl)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of each part of the experiment (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the prompts and mixes")
+    parser.add_argument(
+        "--seconds", type=real(above=0), default=4.0, help="length of each part of the experiment (default 4)"
+    )
+    parser.add_argument("--seed", type=whole(), default=0, help="seed of the prompts and mixes")
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
 
 

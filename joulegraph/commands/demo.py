@@ -6,11 +6,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from joulegraph.flags import whole
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Flags of joulegraph demo."""
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default runs/<time>-demo)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the workload (default 0)")
+    parser.add_argument("--seed", type=whole(), default=0, help="seed of the workload (default 0)")
     parser.add_argument("--profile", default="h100-llama8b", help="profile of the embedded engine")
     parser.add_argument("--json", action="store_true", help="print one JSON line on stdout")
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from joulegraph.flags import port, real, whole
 from traces.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("kind", nargs="?", choices=KINDS, default="embedded", help="which engine (default: embedded)")
     add("url", nargs="?", help="attach: where the engine runs")
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, default=8000, help="port; 0 takes any free one (default: %(default)s)")
+    add("--port", type=port, default=8000, help="port; 0 takes any free one (default: %(default)s)")
     add("--served-model-name", metavar="NAME", help="model name that clients use (default: the profile's or model's)")
     add("--max-num-seqs", type=int, metavar="N", help="sequences per step (embedded: 256)")
     add("--max-num-batched-tokens", type=int, metavar="N", help="tokens per step (embedded: 8192)")
@@ -46,7 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     launched = parser.add_argument_group("vllm, xllamacpp")
     launched.add_argument("--model", help="model path or name (vllm), .gguf file (xllamacpp)")
     launched.add_argument("--python", metavar="PATH", help="interpreter that has vLLM (default: whichever has it)")
-    launched.add_argument("--gpu-memory-utilization", type=float, metavar="U", help="share of GPU memory vLLM takes")
+    launched.add_argument(
+        "--gpu-memory-utilization", type=real(above=0), metavar="U", help="share of GPU memory vLLM takes"
+    )
     launched.add_argument("--steps", type=Path, metavar="FILE", help="journal of vLLM's iteration stream (level L3)")
     launched.add_argument("--log", type=Path, metavar="FILE", help="where the engine's own output goes")
     _take_flags(parser)
@@ -73,7 +76,7 @@ def _embedded_options(group: argparse._ArgumentGroup) -> None:
     add("--kv-blocks", type=int, metavar="N", help="KV blocks (default: what the profile's memory leaves)")
     add("--replicas", type=int, default=1, metavar="N", help="replicas behind this port (default: %(default)s)")
     add("--power-cap", type=int, metavar="W", help="lower the clock to stay under this power per GPU")
-    add("--seed", type=int, default=0, help="of outputs, ids and sensor noise (default: %(default)s)")
+    add("--seed", type=whole(), default=0, help="of outputs, ids and sensor noise (default: %(default)s)")
     add("--truth", type=Path, metavar="DIR", help="write truth.jsonl (true joules) and engine.jsonl (steps) there")
     add("--status", type=Path, metavar="FILE", help="publish counters and simulated sensors in this memory-mapped page")
     add("--no-enable-request-id-headers", action="store_true", help="no X-Request-Id in replies")
@@ -81,7 +84,7 @@ def _embedded_options(group: argparse._ArgumentGroup) -> None:
     add("--no-enable-prompt-tokens-details", action="store_true", help="no cached tokens in usage")
     add("--enable-force-include-usage", action="store_true", help="usage in every stream, asked for or not")
     add("--api-key", metavar="KEY", help="ask for it on /v1 routes; needed beyond loopback")
-    add("--drain", type=float, default=30.0, metavar="S", help="wait for running requests (default: %(default)s)")
+    add("--drain", type=real(0), default=30.0, metavar="S", help="wait for running requests (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:

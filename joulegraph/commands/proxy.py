@@ -9,6 +9,8 @@ import os
 import sys
 from typing import Any
 
+from joulegraph.flags import real
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -25,13 +27,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--record-content", choices=("none", "hash", "text"), default="hash", help="of prompts (default %(default)s)"
     )
     parser.add_argument("--max-concurrency", type=int, metavar="N", help="requests at the engine at once; others queue")
-    parser.add_argument("--deadline", type=float, metavar="S", help="end every request after this long")
-    parser.add_argument("--drain", type=float, default=30.0, metavar="S", help="time for running requests at the end")
-    parser.add_argument("--max-body", type=float, default=64.0, metavar="MB", help="request body cap (default 64)")
+    parser.add_argument("--deadline", type=real(above=0), metavar="S", help="end every request after this long")
+    parser.add_argument("--drain", type=real(0), default=30.0, metavar="S", help="time for running requests at the end")
+    parser.add_argument(
+        "--max-body", type=real(above=0), default=64.0, metavar="MB", help="request body cap (default 64)"
+    )
     parser.add_argument("--engine", choices=("openai", "parrot"), default="openai", help="what the upstream speaks")
     parser.add_argument("--parrot-native", action="store_true", help="Parrot: let py_native_call through (runs code)")
     parser.add_argument(
-        "--parrot-deadline", type=float, metavar="S", help="Parrot: answer a GET that waits longer with 504"
+        "--parrot-deadline", type=real(above=0), metavar="S", help="Parrot: answer a GET that waits longer with 504"
     )
     parser.add_argument(
         "--parrot-no-passive", action="store_true", help="Parrot: never read intermediate values to see when they ended"

@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from joulegraph.flags import port, real, whole
+
 APIS = ("completions", "chat", "responses", "messages", "parrot")
 
 
@@ -21,8 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("run").add_argument
     add("--dry-run", action="store_true", help="only the schedule: check it and say what would be sent")
     add("--proxy", action="store_true", help="put our proxy between load and engine")
-    add("--max-concurrency", type=int, metavar="N", help="let our proxy pass at most N at once (batch size)")
-    add("--shards", type=int, default=1, metavar="N", help="load processes (real time; default 1)")
+    add("--max-concurrency", type=whole(1), metavar="N", help="let our proxy pass at most N at once (batch size)")
+    add("--shards", type=whole(1), default=1, metavar="N", help="load processes (real time; default 1)")
     add("--ray", metavar="ADDRESS", help="place the shards, and a sampler per node, on a Ray cluster (--target)")
     add("--sources", default="nvml,rapl", help="power sensors for --target (default nvml,rapl; or none)")
     add(
@@ -31,8 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="iteration stream of joulegraph engine vllm --steps (level L3)",
     )
-    add("--otlp-port", type=int, metavar="PORT", help="take vLLM's OTLP/HTTP spans on this loopback port")
-    add("--sm-clock", type=int, metavar="MHZ", help="lock the SM clock of a real GPU for the run, then restore it")
+    add("--otlp-port", type=port, metavar="PORT", help="take vLLM's OTLP/HTTP spans on this loopback port")
+    add("--sm-clock", type=whole(1), metavar="MHZ", help="lock the SM clock of a real GPU for the run, then restore it")
     add("--policy", default="fitted", help="attribution policy (see joulegraph attribute)")
     add("--out", type=Path, metavar="DIR", help="run directory (default runs/<time>-<trace>)")
     add("--no-report", action="store_true", help="do not render report.html")
@@ -59,22 +61,28 @@ def _parrot_flags(add: Any) -> None:
     add("--bridge", type=Path, metavar="FILE", help="journal of joulegraph bridge parrot --record")
     add("--criteria", choices=("pattern", "latency", "throughput"), default="pattern", help="activation of calls")
     add("--scheduling", default="", metavar="FLAG,...", help="embedded: app_fifo, graph_group, ctx_group, ctx_aware")
-    add("--tasks-capacity", type=int, default=256, metavar="N", help="embedded: tasks an engine takes (default 256)")
-    add("--chunk-ms", type=float, default=0.0, metavar="MS", help="embedded: serve-layer time per prompt piece")
-    add("--engines", type=int, default=1, metavar="N", help="embedded: engines under the serve layer (default 1)")
+    add(
+        "--tasks-capacity",
+        type=whole(1),
+        default=256,
+        metavar="N",
+        help="embedded: tasks an engine takes (default 256)",
+    )
+    add("--chunk-ms", type=real(0), default=0.0, metavar="MS", help="embedded: serve-layer time per prompt piece")
+    add("--engines", type=whole(1), default=1, metavar="N", help="embedded: engines under the serve layer (default 1)")
 
 
 def _arrival_flags(add: Any) -> None:
-    add("--speed", type=float, default=1.0, help="divide recorded arrival times by this (default 1)")
+    add("--speed", type=real(), default=1.0, help="divide recorded arrival times by this (default 1)")
     add("--limit", type=int, metavar="N", help="only the first N workflows")
-    add("--from", dest="from_s", type=float, default=0.0, metavar="S", help="window start")
-    add("--until", dest="until_s", type=float, metavar="S", help="window end, trace seconds")
-    add("--idle-cap", type=float, metavar="S", help="cut gaps without arrivals to S seconds")
+    add("--from", dest="from_s", type=real(), default=0.0, metavar="S", help="window start")
+    add("--until", dest="until_s", type=real(), metavar="S", help="window end, trace seconds")
+    add("--idle-cap", type=real(), metavar="S", help="cut gaps without arrivals to S seconds")
     add("--arrivals", default="recorded", metavar="P", help="recorded, constant:RATE, poisson:RATE or gamma:RATE:CV")
     add("--no-dither", action="store_true", help="keep quantised arrival stamps as they are")
-    add("--seed", type=int, default=0, help="seed of everything random (default 0)")
+    add("--seed", type=whole(), default=0, help="seed of everything random (default 0)")
     add("--users", type=int, metavar="N", help="CLOSED loop instead: N users, each taking the next workflow in turn")
-    add("--think", type=float, default=0.0, metavar="S", help="closed loop: pause of a user between workflows")
+    add("--think", type=real(), default=0.0, metavar="S", help="closed loop: pause of a user between workflows")
     add("--fixed", action="store_true", help="every node at its recorded instant; dependencies hold nothing back")
 
 
@@ -83,9 +91,15 @@ def _client_flags(add: Any) -> None:
     add("--vocab", metavar="LOW:HIGH", help="token ids of id prompts (default 1000:31000; HIGH is one past the last)")
     add("--calibrate", action="store_true", help="ask the target what it adds to word prompts, and take it off")
     add("--live-outputs", action="store_true", help="children get their parents' real answers")
-    add("--prewarm", type=int, default=0, metavar="N", help="connections opened before the start")
-    add("--timeout", type=float, metavar="S", help="per request, from due (600; --embedded: none)")
-    add("--drain", type=float, default=30.0, metavar="S", help="after Ctrl-C, time for what is in flight (default 30)")
+    add("--prewarm", type=whole(), default=0, metavar="N", help="connections opened before the start")
+    add("--timeout", type=real(), metavar="S", help="per request, from due (600; --embedded: none)")
+    add(
+        "--drain",
+        type=real(0),
+        default=30.0,
+        metavar="S",
+        help="after Ctrl-C, time for what is in flight (default 30)",
+    )
     add(
         "--retries",
         type=int,
@@ -93,16 +107,22 @@ def _client_flags(add: Any) -> None:
         metavar="N",
         help="repeat what got no answer, 429 or 503 (default 0)",
     )
-    add("--cancel", type=float, default=0.0, metavar="SHARE", help="drop this share (0 to 1) of the requests ...")
-    add("--cancel-after", type=float, default=1.0, metavar="S", help="... this long after sending (default 1)")
+    add("--cancel", type=real(), default=0.0, metavar="SHARE", help="drop this share (0 to 1) of the requests ...")
+    add("--cancel-after", type=real(0), default=1.0, metavar="S", help="... this long after sending (default 1)")
 
 
 def _figure_flags(add: Any) -> None:
     add("--slo", metavar="NAME=TIME,...", help="goodput: ttft, tpot, e2e, makespan, like ttft=500ms,makespan=30s")
-    add("--warmup", type=float, default=0.0, metavar="S", help="steady state begins S after the first due instant")
-    add("--cooldown", type=float, default=0.0, metavar="S", help="... and ends S before the last")
+    add("--warmup", type=real(0), default=0.0, metavar="S", help="steady state begins S after the first due instant")
+    add("--cooldown", type=real(0), default=0.0, metavar="S", help="... and ends S before the last")
     add("--repeat", type=int, default=1, metavar="N", help="N runs with seeds following --seed; 95 %% intervals")
-    add("--max-lateness", type=float, default=20.0, metavar="MS", help="p99 of sent - due past which a run is invalid")
+    add(
+        "--max-lateness",
+        type=real(above=0),
+        default=20.0,
+        metavar="MS",
+        help="p99 of sent - due past which a run is invalid",
+    )
     add(
         "--max-merged",
         type=float,

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from joulegraph.flags import real
+
 if TYPE_CHECKING:
     from energy.sampling import Ready
     from energy.summary import Summary
@@ -24,13 +26,13 @@ _DEFAULT_SOURCES = "nvml,rapl"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of `joulegraph sample`."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="run directory to create")
-    parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds (default: until Ctrl-C)")
+    parser.add_argument("--duration", type=real(), metavar="S", help="stop after S seconds (default: until Ctrl-C)")
     parser.add_argument(
         "--sources",
         default=_DEFAULT_SOURCES,
         help=f"comma list (default {_DEFAULT_SOURCES}); also simulated:PAGE, recorded:JOURNAL (see docs/power.md)",
     )
-    parser.add_argument("--period-ms", type=float, default=20.0, help="of instantaneous power and RAPL (default 20)")
+    parser.add_argument("--period-ms", type=real(), default=20.0, help="of instantaneous power and RAPL (default 20)")
     parser.add_argument("--json", action="store_true", help="one line of results on stdout")
 
 

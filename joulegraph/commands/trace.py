@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 
+from joulegraph.flags import real
 from traces.errors import UserError
 from traces.workflow import Workflow
 
@@ -36,8 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--licence", metavar="TEXT", help="licence of the data, for the manifest")
     load.add_argument("--limit", type=int, metavar="N", help="only the first N workflows")
     load.add_argument("--seed", type=int, default=0, help="of formats that are sampled (ServeGen; default 0)")
-    load.add_argument("--start", type=float, default=0.0, metavar="S", help="start of the sampled window (ServeGen)")
-    load.add_argument("--duration", type=float, metavar="S", help="length of the sampled window (ServeGen)")
+    load.add_argument("--start", type=real(), default=0.0, metavar="S", help="start of the sampled window (ServeGen)")
+    load.add_argument("--duration", type=real(), metavar="S", help="length of the sampled window (ServeGen)")
     load.add_argument("--json", action="store_true", help="one line of JSON on stdout")
     save = commands.add_parser("export", help="write a trace in a public format")
     save.add_argument("file", type=Path, metavar="FILE", help="a trace, or a file of any format that import reads")
@@ -138,6 +139,9 @@ def _import(args: argparse.Namespace) -> int:
     manifest = imported.settled()
     for sentence in manifest.transforms:
         sys.stderr.write(f"{name}: {sentence}\n")
+    if not nodes:
+        args.out.unlink(missing_ok=True)
+        raise UserError(f"{args.file}: holds no request that could become a node of a trace; nothing was written")
     figures = {
         "file": str(args.out),
         "format": name,

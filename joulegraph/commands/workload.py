@@ -8,6 +8,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from joulegraph.flags import real, whole
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--count", type=int, metavar="N", help="workflows in all (default 10, or the preset's)")
     parser.add_argument(
-        "--rate", type=float, metavar="R", help="workflows per second, open loop; 0: all at once (default 0)"
+        "--rate", type=real(), metavar="R", help="workflows per second, open loop; 0: all at once (default 0)"
     )
     parser.add_argument(
         "--cv",
@@ -34,8 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="CV",
         help="variation of the gaps: 1 Poisson, 0 constant, above 1 bursts (default 1)",
     )
-    parser.add_argument("--users", type=int, metavar="N", help="sessions the workflows are dealt to in turn")
-    parser.add_argument("--scale", type=float, metavar="X", help="multiply every text length, for smaller contexts")
+    parser.add_argument("--users", type=whole(1), metavar="N", help="sessions the workflows are dealt to in turn")
+    parser.add_argument("--scale", type=real(), metavar="X", help="multiply every text length, for smaller contexts")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="default 0")
     parser.add_argument("--block-size", type=int, default=16, metavar="TOKENS", help="of prefix blocks (default 16)")
     parser.add_argument(

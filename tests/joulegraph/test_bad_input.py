@@ -85,6 +85,34 @@ def test_unreachable_target(trace: Path, tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
+        (["--target", "nonsense"], "not an http:// or https:// address"),
+        (["--target", "ftp://x"], "http"),
+        (["--target", "http://127.0.0.1:99999"], "http://127.0.0.1:99999"),
+        (["--target", "http://127.0.0.1:1", "--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
+        (["--target", "http://127.0.0.1:1", "--engine-steps", "gone.jsonl"], "gone.jsonl: no such file"),
+    ],
+)
+def test_impossible_targets(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], word: str
+) -> None:
+    assert word in said(capsys, ["replay", str(trace), "--out", str(tmp_path / "r"), *flags])
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_import_without_a_node_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    (run / "dispatch.0.jsonl").write_bytes(b"\x7fELF\x00\x01 nothing\n")
+    out = tmp_path / "o.jsonl"
+    assert cli.run(["trace", "import", str(run), "-o", str(out)]) == 2
+    assert f"{run}: holds no request" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
         (["--speed", "0"], "--speed 0"),
         (["--arrivals", "poison:1"], "poison"),
         (["--arrivals", "poisson:fast"], "poisson:fast"),

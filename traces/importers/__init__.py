@@ -59,9 +59,10 @@ def detect(path: Path) -> str:
     looks = f"CSV columns {', '.join(head.columns[:8])}" if head.columns else ""
     if head.keys:
         looks = f"JSON keys {', '.join(sorted(head.keys)[:8])}"
+    looks = looks or ("a folder without a file of one" if head.is_dir else "neither JSON nor CSV")
     raise UserError(
-        f"{path}: no known trace format ({looks[:160] or 'neither JSON nor CSV'}); "
-        f"name one with --format: {', '.join(FORMATS)}"
+        f"{path}: no known trace format ({looks[:160]}); "
+        f"name one with joulegraph trace import --format: {', '.join(FORMATS)}"
     )
 
 
