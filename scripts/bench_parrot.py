@@ -216,12 +216,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="of the probes (default 15)")
     parser.add_argument("--repeats", type=int, default=2, help="of each pattern, with and without (default 2)")
     parser.add_argument("--scale", type=float, default=0.05, help="of the patterns' lengths (default 0.05)")
+    parser.add_argument("--part", choices=("probes", "patterns"), help="only this one")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    found = {
-        "probes": probes(args.core, args.rounds),
-        "patterns": patterns(args.core, args.journal.resolve(), args.scale, args.repeats),
-    }
+    found: dict[str, dict[str, Any]] = {"probes": {}, "patterns": {}}
+    if args.part != "patterns":
+        found["probes"] = probes(args.core, args.rounds)
+    if args.part != "probes":
+        found["patterns"] = patterns(args.core, args.journal.resolve(), args.scale, args.repeats)
     if args.json:
         print(json.dumps(found))
         return
