@@ -6,7 +6,8 @@ caches cannot leak from one run into the next, because every run has words of it
 no run begins that would not fit into --budget. Sets no limit and no clock.
 
     scripts/parrot_vs_engine.py --engine http://127.0.0.1:8000 --parrot default=http://127.0.0.1:9000,bridge.jsonl \
-        --out results [--repeats 2] [--budget 460] [--sources nvml] [--scale 1] [--only agentic]
+        --parrot uncapped=http://127.0.0.1:9000,bridge.jsonl,throughput --out results \
+        [--repeats 2] [--budget 460] [--sources nvml] [--scale 1] [--only agentic]
     scripts/parrot_vs_engine.py --table results/runs.jsonl        # the table again
 """
 
@@ -52,12 +53,14 @@ class Arm:
     name: str
     url: str
     journal: str | None = None
+    criteria: str = "pattern"
 
     def flags(self) -> list[str]:
         """What replay is told."""
         if self.journal is None:
             return ["--target", self.url, "--api", "completions"]
-        return ["--target", self.url, "--api", "parrot", "--prompts", "words", "--bridge", self.journal]
+        parrot = ["--api", "parrot", "--prompts", "words", "--criteria", self.criteria]
+        return ["--target", self.url, *parrot, "--bridge", self.journal]
 
 
 def joulegraph(*args: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
@@ -175,10 +178,10 @@ def arms(args: argparse.Namespace) -> list[Arm]:
     found = [Arm("engine", args.engine)]
     for given in args.parrot:
         name, _, rest = given.partition("=")
-        url, _, journal = rest.partition(",")
-        if not journal:
-            sys.exit(f"--parrot {given}: give NAME=URL,JOURNAL")
-        found.append(Arm(f"parrot-{name}", url, str(Path(journal).resolve())))
+        url, *more = rest.split(",")
+        if len(more) not in (1, 2):
+            sys.exit(f"--parrot {given}: give NAME=URL,JOURNAL or NAME=URL,JOURNAL,CRITERIA")
+        found.append(Arm(f"parrot-{name}", url, str(Path(more[0]).resolve()), *more[1:]))
     return found
 
 
@@ -186,7 +189,7 @@ def main() -> None:
     """Run every arm on every pattern, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", metavar="URL")
-    parser.add_argument("--parrot", action="append", default=[], metavar="NAME=URL,JOURNAL")
+    parser.add_argument("--parrot", action="append", default=[], metavar="NAME=URL,JOURNAL[,CRITERIA]")
     parser.add_argument("--out", type=Path, metavar="DIR")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--budget", type=float, default=460.0, metavar="S")
