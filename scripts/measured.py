@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from energy.attribute import attribute
-from energy.fit import Fit, Spans, fit_energy, fit_time, joined, spans_of
+from energy.fit import Fit, Spans, fit_energy, from_profile, joined, read_profile, spans_of
 from energy.load import load_run
+from energy.timefit import fit_time
 from joulegraph.calibration import fit_runs, save
 from joulegraph.finish import complete
 from traces.errors import UserError
@@ -109,15 +110,23 @@ def measured(path: Path) -> Measured | None:
     return Measured(path, spans_of(gpu.curve, gpu.work, gpu.windows.origin_ns, gpu.lag.lag_s), fit_time(gpu.work))
 
 
-def predicted(parts: list[Measured]) -> Iterator[list[str]]:
-    """Each run's energy by a profile fitted to all the others, and by one mean busy power of the others."""
+def predicted(parts: list[Measured], by: str | None) -> Iterator[list[str]]:
+    """Each run's energy by a profile fitted to all the others, by one mean busy power of the others, and by `by`: a
+    profile's file, or a run by its name, on which alone a profile is fitted."""
+    alone = next((p for p in parts if p.path.name == by), None)
+    single: Fit | str = "not asked for"
+    if by is not None and by.endswith(".json"):
+        single = from_profile(read_profile(orjson.loads(Path(by).read_bytes()), by))
+    elif alone is not None:
+        single = fit_energy(alone.spans, alone.seconds)
     for k, one in enumerate(parts):
         others = [p for i, p in enumerate(parts) if i != k]
         fit = fit_energy(joined([p.spans for p in others]), np.mean([p.seconds for p in others], axis=0))
         if isinstance(fit, str):
-            yield [title(one.path), fit, ""]
+            yield [title(one.path), fit, "", ""]
             continue
-        yield [title(one.path), f"{_off(fit, one.spans):+.1%}", f"{_null(fit, others, one.spans):+.1%}"]
+        last = "" if isinstance(single, str) or one is alone else f"{_off(single, one.spans):+.1%}"
+        yield [title(one.path), f"{_off(fit, one.spans):+.1%}", f"{_null(fit, others, one.spans):+.1%}", last]
 
 
 def _off(fit: Fit, spans: Spans) -> float:
@@ -149,6 +158,7 @@ def main() -> int:
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUNS_DIR")
     parser.add_argument("--again", action="store_true", help="derive every run's tables anew")
     parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="save one profile fitted to all runs")
+    parser.add_argument("--by", metavar="RUN|FILE", help="predict every run from this one, or this profile, too")
     parser.add_argument("--name", help="of the profile (default: the file's)")
     parser.add_argument("--source", default="", help="words on card, engine and date for the profile's provenance")
     args = parser.parse_args()
@@ -163,7 +173,13 @@ def main() -> int:
         print(f"closure: largest {max(abs(c or 0) for c in closures)} uJ over {len(paths)} runs\n")
         parts = [part for path in paths if (part := measured(path)) is not None]
         if len(parts) > 1:
-            show(["energy of", "by the others' profile", "by the others' mean busy power"], predicted(parts))
+            head = [
+                "energy of",
+                "by the others' profile",
+                "by the others' mean busy power",
+                f"by {args.by or '-'} alone",
+            ]
+            show(head, predicted(parts, args.by))
         if args.out is not None:
             profile, quality = fit_runs([part.path for part in parts])
             source = f"{args.source}; {profile.provenance}" if args.source else profile.provenance

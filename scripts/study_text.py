@@ -138,10 +138,10 @@ def output_rows(table: Table, arm: Arm, workload: str) -> str:
     fit = line([x for x, _ in known], [y for _, y in known])
     if fit is None or fit.r2 is None:
         return f"* {workload}: not measured"
-    per_token = ", ".join(f"{p.output_length}: {shown(v, 'j_per_output_token', 3)}" for p, v in found)
+    per_token = ", ".join(f"{shown(v, 'output_tokens_mean', 0)}: {shown(v, 'j_per_output_token', 3)}" for _, v in found)
     return (
         f"* {workload}: {fit.intercept:.1f} J + {fit.slope:.3f} J per output token, R² {fit.r2:.4f} "
-        f"(J per token at output length {per_token})"
+        f"(J per token at mean outputs of {per_token})"
     )
 
 

@@ -1,12 +1,12 @@
-"""The plots of a sweep, as SVG and PNG: means with 95 % intervals over repeats; a factor that varies gets a line of its
-own, it is never averaged over.
+"""The plots of a sweep, as SVG and PNG: means with 95 % intervals over repeats.
 
-May not know: how runs were made.
+What was not measured is not drawn. May not know: how runs were made, which points belong together (curves).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,14 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from joulegraph.report.plots import DEVICE_COLOURS, PALETTE
 from joulegraph.sweep.config import BATCH
-from joulegraph.sweep.rows import ALL
+from joulegraph.sweep.curves import Means, Row, Series
 from joulegraph.sweep.stats import Interval, front, line, plateau
 
-JOB = ("workload", "preset", "trace", "count", "scale", "input_length", "output_length")
-"""factors that say what is asked for; SETTINGS say how it is served"""
-SETTINGS = ("engine", "model", *BATCH, "max_num_batched_tokens", "prefix_caching", "power_cap_w", "sm_clock_mhz",
-            "rate", "users")  # fmt: skip
-Row = dict[str, Any]
 _context: Any = mpl.rc_context
-Series = dict[str, list[Row]]
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "joulegraph", "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E5E5E5",
@@ -34,59 +29,8 @@ _STYLE: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Means:
-    """The table of means by point and figure, for all classes of a run together."""
-
-    def __init__(self, means: Sequence[Row], varying: Sequence[str]) -> None:
-        self.varying = list(varying)
-        self.points: dict[str, Row] = {}
-        self._values: dict[tuple[str, str], Interval] = {}
-        for row in means:
-            if row["class"] == ALL:
-                self.points.setdefault(row["point"], row)
-                found = Interval(row["n"], row["mean"], row["low95"], row["high95"])
-                self._values[row["point"], row["figure"]] = found
-        self.points = dict(sorted(self.points.items(), key=lambda item: self._place(item[1])))
-
-    def _place(self, row: Row) -> list[str]:
-        """By factors, numbers by their size."""
-        values = [row.get(name) for name in self.varying]
-        return [f"{v:020.6f}" if isinstance(v, int | float) else str(v or "") for v in values]
-
-    def get(self, row: Row, figure: str) -> Interval | None:
-        """A figure of a point."""
-        return self._values.get((row["point"], figure))
-
-    def series(self, axis: str) -> Series:
-        """Points that differ in `axis` alone, by what they have in common, sorted along it."""
-        out: Series = {}
-        for row in self.points.values():
-            if row.get(axis) is not None:
-                out.setdefault(self.label(row, axis), []).append(row)
-        return {name: sorted(rows, key=lambda r: float(r[axis])) for name, rows in out.items()}
-
-    def spreads(self, axis: str) -> bool:
-        """Whether points differ in the value of a factor (and not only in having it)."""
-        return len({row[axis] for row in self.points.values() if row.get(axis) is not None}) > 1
-
-    def job(self, row: Row) -> str:
-        """What a point is asked to do, whatever serves it."""
-        names = [n for n in row if n in JOB or n.startswith("param.")]
-        words = [_word(n, row[n]) for n in names if row.get(n) is not None and (n in self.varying or n == "workload")]
-        return ", ".join(words) or "all"
-
-    def label(self, row: Row, without: str | None = None) -> str:
-        """What sets a point apart from the others."""
-        words = [_word(n, row[n]) for n in self.varying if n != without and row.get(n) is not None]
-        return ", ".join(words) or "all"
-
-
 INCH = 0.055
 """width of a letter in labels and legends"""
-
-
-def _word(name: str, value: Any) -> str:
-    return str(value) if name in ("workload", "preset", "engine", "trace") else f"{name}={value}"
 
 
 def draw(means: Sequence[Row], varying: Sequence[str], folder: Path) -> list[Path]:
@@ -96,33 +40,47 @@ def draw(means: Sequence[Row], varying: Sequence[str], folder: Path) -> list[Pat
     written: list[Path] = []
 
     def save(
-        name: str, columns: int, fill: Callable[[Figure, list[Axes]], None], height: float = 3.6, more: float = 0.0
+        name: str,
+        title: str,
+        shape: tuple[int, int],
+        fill: Callable[[list[Axes]], None],
+        height: float = 3.6,
+        more: float = 0.0,
     ) -> None:
+        """shape: rows and columns of panels; height: inches of a row; more: inches for a legend at the right."""
         with _context(_STYLE):
-            figure = Figure(figsize=(4.8 * columns + more, height), layout="constrained")
+            figure = Figure(figsize=(4.8 * shape[1] + more, height * shape[0] + 0.3), layout="constrained")
             FigureCanvasAgg(figure)
-            fill(figure, list(figure.subplots(1, columns, squeeze=False)[0]))
+            figure.suptitle(title, fontsize=10)
+            fill([axes for row in figure.subplots(*shape, squeeze=False) for axes in row])
             for suffix in ("svg", "png"):
                 path = folder / f"{name}.{suffix}"
                 figure.savefig(path, dpi=150, metadata={"Date": None} if suffix == "svg" else None)
                 written.append(path)
 
     wide = INCH * _longest({table.label(row) for row in table.points.values()}) + 0.8
+    joules = table.has("j_per_workflow")
     for factor in BATCH:
         if table.spreads(factor):
-            save(f"batch-{factor}", 2, lambda _, axes, f=factor: _batch(table, axes, f), more=wide)  # type: ignore[misc]
+            shape = (1, 2 if joules else 1)
+            save(f"batch-{factor}", f"Batch size as {factor}", shape, partial(_batch, table, factor), more=wide)
+    if not joules:
+        return written
     for axis in ("output_length", "param.output"):
         if table.spreads(axis):
-            save("energy-output-length", 1, lambda _, axes, a=axis: _output(table, axes[0], a), more=wide)  # type: ignore[misc]
-    for cap in ("power_cap_w", "sm_clock_mhz"):
+            fill = partial(_output, table, axis)
+            save("energy-output-length", "Energy of a request against its output", (1, 1), fill, more=wide + 2.0)
+    for cap, title in (("power_cap_w", "GPU power cap (W)"), ("sm_clock_mhz", "SM clock (MHz)")):
         if table.spreads(cap):
-            save(cap.replace("_", "-"), 2, lambda _, axes, c=cap: _cap(table, axes, c), more=wide)  # type: ignore[misc]
-    jobs = {table.job(row) for row in table.points.values()}
+            save(cap.replace("_", "-"), title, (1, 2), partial(_cap, table, cap), more=wide + 1.0)
+    jobs = table.jobs("j_per_workflow")
+    columns = min(3, len(jobs))
+    shape = (-(-len(jobs) // columns), columns)
     if len(table.points) > 1:
-        save("pareto", 1, lambda _, axes: _pareto(table, axes[0]), max(3.6, 0.15 * len(jobs)), INCH * _longest(jobs))
-    if table.points:
-        height = max(2.4, 0.24 * len(table.points) + 1)
-        save("components", 1, lambda _, axes: _components(table, axes[0]), height, wide)
+        title = "Energy against time; the line joins what nothing beats in both"
+        save("pareto", title, shape, partial(_pareto, table, jobs), 3.0)
+    height = max(1.6, 0.17 * max(map(len, jobs.values())) + 0.9)
+    save("components", "Where a workflow's energy goes", shape, partial(_components, table, jobs), height)
     return written
 
 
@@ -171,14 +129,16 @@ def _bars(values: Sequence[Interval]) -> list[list[float]]:
     ]
 
 
-def _batch(table: Means, axes: list[Axes], factor: str) -> None:
+def _batch(table: Means, factor: str, axes: list[Axes]) -> None:
     _lines(table, axes[0], factor, "makespan_s_mean", "workflow makespan, mean (s)", log=True, log_y=True)
-    _lines(table, axes[1], factor, "j_per_output_token", "active energy (J per output token)", log=True)
-    _legend(axes[1])
+    if len(axes) > 1:
+        _lines(table, axes[1], factor, "j_per_output_token", "active energy (J per output token)", log=True)
+    _legend(axes[-1])
 
 
-def _output(table: Means, axes: Axes, axis: str) -> None:
+def _output(table: Means, axis: str, panels: list[Axes]) -> None:
     """Energy of a request against what it really made, with the line through it."""
+    axes = panels[0]
     groups = table.series(axis) if axis == "output_length" else _text_series(table, axis)
     for index, (name, rows) in enumerate(groups.items()):
         pairs = [(table.get(row, "output_tokens_mean"), table.get(row, "j_per_request")) for row in rows]
@@ -211,40 +171,52 @@ def _text_series(table: Means, axis: str) -> Series:
     return out
 
 
-def _cap(table: Means, axes: list[Axes], cap: str) -> None:
-    _lines(table, axes[0], cap, "j_per_workflow", "active energy (J per workflow)")
-    _lines(table, axes[1], cap, "makespan_s_mean", "workflow makespan, mean (s)")
+def _cap(table: Means, cap: str, axes: list[Axes]) -> None:
+    """Relative to the highest cap, so that small and large jobs share a picture; a ring marks where time is flat."""
+    times = _curves(table, cap, "makespan_s_mean")
+    for panel, (figure, what) in zip(axes, (("j_per_workflow", "active energy"), ("makespan_s_mean", "makespan"))):
+        for index, (name, found) in enumerate(_curves(table, cap, figure).items()):
+            colour, last = PALETTE[index % len(PALETTE)], found[-1][1]
+            x, y = [a for a, _ in found], [100 * b.mean / last.mean if last.mean else 0.0 for _, b in found]
+            ends = _bars([b for _, b in found])
+            bars = [[100 * v / last.mean if last.mean else 0.0 for v in side] for side in ends]
+            flat = plateau([a for a, _ in times.get(name, [])], [b.mean for _, b in times.get(name, [])])
+            label = name if flat is None else f"{name}: flat from {flat:g}"
+            panel.errorbar(x, y, yerr=bars, marker="o", markersize=3, capsize=2, color=colour, label=label)
+            if flat is not None:
+                at = x.index(flat)
+                panel.plot([x[at]], [y[at]], "o", markersize=9, markerfacecolor="none", color=colour)
+        panel.set_xlabel(cap)
+        panel.set_ylabel(f"{what} per workflow (% of that at the highest)")
     _legend(axes[1])
-    for index, found in enumerate(_curves(table, cap, "makespan_s_mean").values()):
-        flat = plateau([a for a, _ in found], [b.mean for _, b in found])
-        if flat is not None:
-            colour = PALETTE[index % len(PALETTE)]
-            for one in axes:
-                one.axvline(flat, color=colour, linewidth=0.8, linestyle=":")
-            axes[1].annotate(f"flat from {flat:g}", (flat, 0), color=colour, fontsize=7, rotation=90, va="bottom")
 
 
-def _pareto(table: Means, axes: Axes) -> None:
-    """Joules against seconds, one cloud per job: other lengths or workloads are other jobs, and get their own front."""
-    clouds: Series = {}
-    for row in table.points.values():
-        clouds.setdefault(table.job(row), []).append(row)
-    for index, (name, rows) in enumerate(clouds.items()):
-        colour = PALETTE[index % len(PALETTE)]
+def _pareto(table: Means, jobs: dict[str, list[Row]], panels: list[Axes]) -> None:
+    """Joules against seconds, a panel per job: other lengths or workloads are other jobs, and get their own front."""
+    for axes, (name, rows) in zip(panels, jobs.items()):
         pairs = [(table.get(row, "makespan_s_mean"), table.get(row, "j_per_workflow"), row) for row in rows]
         known = [(a.mean, b.mean, row) for a, b, row in pairs if a is not None and b is not None]
-        axes.scatter([a for a, _, _ in known], [b for _, b, _ in known], s=14, color=colour, alpha=0.5)
+        axes.scatter([a for a, _, _ in known], [b for _, b, _ in known], s=14, color=PALETTE[0], alpha=0.5)
         best = [known[i] for i in front([(a, b) for a, b, _ in known])]
-        axes.step([a for a, _, _ in best], [b for _, b, _ in best], where="post", color=colour, label=name or "all")
-        for a, b, row in best:
-            differ = [n for n in SETTINGS if n in table.varying and len({str(r.get(n)) for r in rows}) > 1]
-            words = [_word(n, row[n]) for n in differ if row.get(n) is not None]
-            axes.annotate(", ".join(words), (a, b), fontsize=6, xytext=(3, 3), textcoords="offset points")
-    axes.set_xlabel("workflow makespan, mean (s)")
-    axes.set_ylabel("active energy (J per workflow)")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    _legend(axes)
+        axes.step([a for a, _, _ in best], [b for _, b, _ in best], where="post", color=PALETTE[1])
+        for rank, (a, b, _) in enumerate(best, 1):
+            axes.annotate(str(rank), (a, b), fontsize=7, xytext=(3, 4), textcoords="offset points")
+        words = "\n".join(f"{rank}  {table.setting(row, rows)}" for rank, (_, _, row) in enumerate(best[:8], 1))
+        axes.text(0.03, 0.97, words, transform=axes.transAxes, va="top", fontsize=6)
+        axes.set_title(name, fontsize=8)
+        axes.set_xlabel("workflow makespan, mean (s)")
+        axes.set_ylabel("J per workflow")
+        for one, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
+            one("log")
+            for ticks in (axis.set_major_formatter, axis.set_minor_formatter):
+                ticks(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.7)))
+        axes.margins(x=0.1, y=0.2)
+    _blank(panels[len(jobs) :])
+
+
+def _blank(panels: Sequence[Axes]) -> None:
+    for axes in panels:
+        axes.set_axis_off()
 
 
 def _legend(axes: Axes) -> None:
@@ -258,19 +230,20 @@ def _longest(words: Collection[str]) -> int:
     return max(map(len, words), default=0)
 
 
-def _components(table: Means, axes: Axes) -> None:
-    """GPU, CPU and DRAM shares of a workflow's joules (HBM is part of the GPU's)."""
-    rows = list(table.points.values())
-    left = [0.0] * len(rows)
-    names = [table.label(row) for row in rows]
-    for device in ("gpu", "cpu", "dram"):
-        values = [_per_workflow(table, row, f"{device}_j") for row in rows]
-        axes.barh(range(len(rows)), values, left=left, color=DEVICE_COLOURS[device], label=device.upper())
-        left = [a + b for a, b in zip(left, values, strict=True)]
-    axes.set_yticks(range(len(rows)), names, fontsize=6)
-    axes.invert_yaxis()
-    axes.set_xlabel("active energy (J per workflow)")
-    _legend(axes)
+def _components(table: Means, jobs: dict[str, list[Row]], panels: list[Axes]) -> None:
+    """GPU, CPU and DRAM shares of a workflow's joules (HBM is part of the GPU's), each job on its own scale."""
+    for axes, (name, rows) in zip(panels, jobs.items()):
+        left = [0.0] * len(rows)
+        for device in ("gpu", "cpu", "dram"):
+            values = [_per_workflow(table, row, f"{device}_j") for row in rows]
+            axes.barh(range(len(rows)), values, left=left, color=DEVICE_COLOURS[device], label=device.upper())
+            left = [a + b for a, b in zip(left, values, strict=True)]
+        axes.set_yticks(range(len(rows)), [table.setting(row, rows) for row in rows], fontsize=5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_title(name, fontsize=8)
+        axes.set_xlabel("active energy (J per workflow)")
+    _blank(panels[len(jobs) :])
+    panels[0].legend(loc="lower right")
 
 
 def _per_workflow(table: Means, row: Row, figure: str) -> float:
