@@ -37,7 +37,7 @@ LEVELS = ("L0", "L1", "L2", "L3")
 COMPONENTS = ("gpu", "hbm", "cpu", "dram")
 HOST = ("cpu", "dram")
 NOTHING = "nothing measured: no joules are given (a measured profile, --profile, gives estimates)"
-ESTIMATED = "nothing measured: every joule is estimated from the profile, none is measured"
+ESTIMATED = "nothing measured: every joule is estimated ({source}), none is measured"
 NO_SPLIT = "no CPU time per process with a role: all above idle goes to requests, the proxy's and client's part too"
 
 
@@ -116,14 +116,15 @@ def attribute(
             if isinstance(made, str):
                 notes.append(f"{one.source}: {made}")
             else:
-                devices.append(made)
+                devices.append(replace(made, estimated=one.estimated))
         if not devices and profile is not None:
             devices.append(_estimated(data, work, curve, policy, profile))
     notes += [f"{d.curve.source}: {NO_SPLIT}" for d in devices if d.curve.domain in HOST and d.outside is None]
-    if not any(not d.estimated for d in devices):
+    measured = [d for d in devices if not d.estimated]
+    if not measured:
         level = "L0"
-        notes.append(NOTHING if not devices else ESTIMATED)
-    figures = _all_figures(devices, data.requests)
+        notes.append(ESTIMATED.format(source=devices[0].curve.source) if devices else NOTHING)
+    figures = _all_figures(measured or devices, data.requests)
     result = Attribution(level, policy, data.requests, devices, figures, notes)
     result.totals.update(totals(result))
     return result
@@ -238,15 +239,13 @@ def _figures(name: str, devices: list[Device], requests: RequestTable) -> Figure
 
 def totals(result: Attribution) -> dict[str, Any]:
     """The run's sums over its main component (gpu where measured, else the first) and per component, for --json."""
-    made = {name: book([d.ledger for d in result.devices if d.curve.domain == name]) for name in COMPONENTS}
-    books = {k: v for k, v in made.items() if v is not None}
-    main = next(iter(books), None)
+    books, estimates = (_books(result.devices, estimated) for estimated in (False, True))
+    main = next(iter(books or estimates), None)
     out: dict[str, Any] = {"level": result.level, "policy": result.policy, "component": main}
-    out |= books[main] if main else dict.fromkeys((*BOOK, "closure_uj", "scale"))
+    out |= (books or estimates)[main] if main else dict.fromkeys((*BOOK, "closure_uj", "scale"))
     out["components"] = books
-    out["estimated"] = any(d.estimated for d in result.devices)
-    if out["estimated"]:
-        out["measured_uj"] = books["gpu"]["measured_uj"] = None
+    out["estimates"] = estimates
+    out["estimated"] = bool(estimates) and not books
     if result.figures:
         active = sum(f.active.sum(1) for f in result.figures if f.component not in OUTSIDE)
         out["class_uj"] = by_label(result.requests.classes, active)
@@ -254,6 +253,16 @@ def totals(result: Attribution) -> dict[str, Any]:
         out["intervals"] = intervals(result.figures[0])
     out["notes"] = result.notes
     return out
+
+
+def _books(devices: list[Device], estimated: bool) -> dict[str, dict[str, Any]]:
+    """The ledger of each component, of what was measured or of what was estimated, which has no measured total."""
+    made = {
+        name: book([d.ledger for d in devices if d.curve.domain == name and d.estimated == estimated])
+        for name in COMPONENTS
+    }
+    books = {name: one for name, one in made.items() if one is not None}
+    return {name: one | {"measured_uj": None} for name, one in books.items()} if estimated else books
 
 
 def intervals(figures: Figures) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class Curve:
     integrated: bool = False
     simulated: bool = False
     resets: int = 0
+    estimated: bool = False
+    """no measurement behind it"""
 
     @property
     def total_uj(self) -> int:
@@ -138,6 +140,7 @@ def _from_counter(series: Series) -> Curve | str:
     return Curve(
         series.info.device, series.info.domain, series.info.source, t[keep], cumulative[at][keep], bracket[keep],
         broken, quantum, int(np.median(np.diff(t[keep]))), simulated=series.info.simulated, resets=int(np.sum(back)),
+        estimated=series.info.estimated,
     )  # fmt: skip
 
 
@@ -195,6 +198,7 @@ def _from_gauge(series: Series) -> Curve:
     return Curve(
         series.info.device, series.info.domain, series.info.source, t, uj, np.full(len(t), period // 2),
         np.zeros(max(0, len(t) - 1), bool), 1, period, integrated=True, simulated=series.info.simulated,
+        estimated=series.info.estimated,
     )  # fmt: skip
 
 
@@ -220,7 +224,8 @@ def borders(curve: Curve, block_ns: int) -> Ints:
 
 
 def choose(series: dict[str, Series]) -> tuple[list[Curve], list[str]]:
-    """One curve per (domain, device): a counter before an integrated gauge; and why others are missing."""
+    """One curve per (domain, device): a counter before an integrated gauge, anything measured in a domain before an
+    estimate of it; and why others are missing."""
     best: dict[tuple[str, str], Curve] = {}
     notes: list[str] = []
     for one in series.values():
@@ -231,4 +236,5 @@ def choose(series: dict[str, Series]) -> tuple[list[Curve], list[str]]:
         key = (made.domain, made.device)
         if key not in best or (best[key].integrated and not made.integrated):
             best[key] = made
-    return list(best.values()), notes
+    measured = {made.domain for made in best.values() if not made.estimated}
+    return [made for made in best.values() if not made.estimated or made.domain not in measured], notes

@@ -49,6 +49,15 @@ def stat(pid: int, root: Path = PROC) -> Stat | None:
     return Stat(command, int(fields[1]), sum(int(field) for field in fields[11:15]))
 
 
+def busy_ticks(root: Path = PROC) -> int | None:
+    """User, nice, system, irq, softirq of all CPUs in clock ticks; None where /proc/stat is not readable."""
+    try:
+        fields = (root / "stat").read_text().splitlines()[0].split()
+    except OSError:
+        return None
+    return sum(int(fields[i]) for i in (1, 2, 3, 6, 7))
+
+
 class RunRoles:
     """Roles as run.json tells them, read again whenever the file was replaced."""
 
@@ -114,12 +123,8 @@ class CpuTimes:
         return readings
 
     def _host_ns(self) -> int | None:
-        """User, nice, system, irq, softirq of all CPUs; None where /proc/stat is not readable."""
-        try:
-            fields = (self._root / "stat").read_text().splitlines()[0].split()
-        except OSError:
-            return None
-        return sum(int(fields[i]) for i in (1, 2, 3, 6, 7)) * self._tick_ns
+        busy = busy_ticks(self._root)
+        return None if busy is None else busy * self._tick_ns
 
     def close(self) -> None:
         """Nothing is open."""

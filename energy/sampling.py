@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 
-from energy import amd, node, nvml, perf, powercap, procs, pyrapl
+from energy import amd, node, nvml, perf, powercap, procs, pyrapl, tdp
 from energy.recorded import recorded_file
 from energy.sampler import Sampler, Superseded, Totals, status_names
 from energy.simulated import simulated_sources
@@ -110,6 +110,7 @@ FINDERS: dict[str, Finder] = {
     "amd": _amd,
     "ipmi": lambda where, poll_ns, now_ns: node.find_ipmi(now_ns),
     "redfish": lambda where, poll_ns, now_ns: node.find_redfish(where, now_ns),
+    "tdp": lambda where, poll_ns, now_ns: tdp.find(where),
     "proc": lambda where, poll_ns, now_ns: procs.find(where),
     "simulated": _simulated,
     "recorded": lambda where, poll_ns, now_ns: Found(recorded_file(Path(where))),

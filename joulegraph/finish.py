@@ -49,6 +49,7 @@ def _derive(run: RunDir, policy: str, report: bool) -> dict[str, Any]:
         "level": totals.get("level"),
         "simulated": any(sensor.get("simulated") for sensor in info.get("sensors") or ()),
         "components": totals.get("components"),
+        "estimates": totals.get("estimates"),
         "class_uj": totals.get("class_uj"),
         "notes": totals.get("notes"),
         "truth_error": score_truth(run, attribution),

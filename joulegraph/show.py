@@ -40,6 +40,8 @@ def show_summary(summary: dict[str, Any], *, as_json: bool) -> None:
     console.print()
     if summary.get("components"):
         console.print(ledger_table(summary["components"]))
+    if summary.get("estimates"):
+        console.print(ledger_table(summary["estimates"], "joules, estimated"))
     for line in lines(summary):
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
     if summary.get("report"):
@@ -56,7 +58,7 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def ledger_table(components: dict[str, dict[str, Any]]) -> Table:
+def ledger_table(components: dict[str, dict[str, Any]], title: str = "joules") -> Table:
     """measured = attributed + idle + tail + foreign + unmeasured, a row a component; fits 80 columns."""
     from rich import box
     from rich.table import Table
@@ -64,7 +66,7 @@ def ledger_table(components: dict[str, dict[str, Any]]) -> Table:
     from energy.ledger import BOOK
 
     table = Table(header_style="bold", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("joules", no_wrap=True)
+    table.add_column(title, no_wrap=True)
     for name in BOOK:
         table.add_column(("= " if name == "attributed_uj" else "") + name.removesuffix("_uj"), justify="right")
     for name, book in components.items():

@@ -194,6 +194,8 @@ class SensorInfo:
     limits: str | None = None
     """what it cannot tell, one sentence"""
     simulated: bool = False
+    estimated: bool = False
+    """no measurement behind it (design power x utilisation): left out of every measured total"""
     lag_ns: int | None = None
     kind: str = "sensor"
 

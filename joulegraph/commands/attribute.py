@@ -111,12 +111,13 @@ def lines(result: Any, out: dict[str, Any]) -> list[str]:
     from energy.output import fit_json
 
     text = [f"level {out['level']}, policy {out['policy']}"]
-    for name, book in out["components"].items():
+    books = [("measured", *item) for item in out["components"].items()]
+    for how, name, book in [*books, *(("estimated", *item) for item in out["estimates"].items())]:
         book = book | {
             "total_uj": sum(book[f"{k}_uj"] for k in ("attributed", "idle", "tail", "foreign", "unmeasured"))
         }
         text.append(
-            f"{name}: {'estimated' if out['estimated'] else 'measured'} {book['total_uj'] / 1e6:.1f} J"
+            f"{name}: {how} {book['total_uj'] / 1e6:.1f} J"
             f" = attributed {book['attributed_uj'] / 1e6:.1f}"
             f" + idle {book['idle_uj'] / 1e6:.1f} + tail {book['tail_uj'] / 1e6:.1f}"
             f" + foreign {book['foreign_uj'] / 1e6:.1f}"

@@ -24,6 +24,7 @@ _NEEDS = {
     "perf": "CAP_PERFMON",
     "amd": "group render",
     "node": "root or BMC account",
+    "tdp": "any user",
 }
 """permission by interface, the first part of a sensor's name"""
 
@@ -68,7 +69,7 @@ def _result(found: Found, examined: list[Examined]) -> dict[str, Any]:
         "missing": [asdict(missing) for missing in found.missing],
         "knobs": describe_knobs(),
         "sampling_busy_percent": round(100 * sum({one.call_p50_ns: one.busy for one in examined}.values()), 3),
-        "level": "measured" if examined else "L0 (estimates only)",
+        "level": "measured" if any(not one.info.estimated for one in examined) else "L0 (estimates only)",
     }
 
 
@@ -92,6 +93,7 @@ def _row(one: Examined) -> dict[str, Any]:
         "calls": one.calls,
         "needs": _NEEDS.get(info.source.split(".")[0], "its file"),
         "limits": info.limits,
+        "estimated": info.estimated,
         "why": one.why,
     }
 
@@ -105,7 +107,7 @@ def _tell(result: dict[str, Any], found: Found) -> None:
     who = "root" if host["root"] else "user"
     _say(f"{host['cpu'] or host['machine']}, {host['cores']} cores, {host['os']}, as {who}")
     if result["sensors"]:
-        _say("\nmeasurable here:")
+        _say("\nmeasurable here:" if result["level"] == "measured" else "\nnothing is measurable here; estimates:")
         heads = ("sensor", "domain", "kind", "watts", "period ms", "step", "call us p50 / p99", "needs")
         _columns([heads, *(_cells(row) for row in result["sensors"])])
         _say("(periods in brackets are documented, not seen: the value did not change while looked at)")
@@ -114,7 +116,8 @@ def _tell(result: dict[str, Any], found: Found) -> None:
                 _say(f"  {row['sensor']}: {row['limits']}")
         _say(f"sampling all of it spends {result['sampling_busy_percent']} % of one core's time inside calls")
     else:
-        _say("\nNothing is measurable here: runs work at level L0, every joule marked estimated.")
+        _say("\nNothing is measurable here: runs work at level L0, joules only as estimates marked so:")
+        _say("  --sources tdp:WATTS with the design power of the CPUs, or joulegraph attribute RUN --profile FILE")
     if found.missing:
         _say("\nnot measurable:")
     for missing in found.missing:
@@ -130,7 +133,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     step = "?" if row["resolution"] is None else f"{row['resolution']} {row['unit']}"
     watts = "-" if row["watts"] is None else f"{row['watts']:.1f}"
     cost = f"{row['call_us_p50']} / {row['call_us_p99']}"
-    return (row["sensor"], row["domain"], row["reading"], watts, period, step, cost, row["needs"])
+    reading = f"{row['reading']}, estimated" if row["estimated"] else row["reading"]
+    return (row["sensor"], row["domain"], reading, watts, period, step, cost, row["needs"])
 
 
 def _columns(rows: list[tuple[str, ...]]) -> None:

@@ -57,7 +57,11 @@ def run(args: argparse.Namespace) -> int:
     )
     busy_before = _busy_s()
     run_dir.update_info(kind="sample", versions=host.versions(), host=host.describe(), anchors=[host.anchor()])
-    child, ready = start_sampler(config)
+    try:
+        child, ready = start_sampler(config)
+    except UserError:
+        run_dir.file("run.json").unlink()  # nothing was recorded: the same --out may be given again
+        raise
     began = time.monotonic()
     interrupted = False
     try:
@@ -85,11 +89,16 @@ def run(args: argparse.Namespace) -> int:
 def _introduce(ready: Ready) -> None:
     for info in ready.sensors:
         period = f"{info.period_ns / 1e6:g} ms" if info.period_ns else "unknown period"
-        _say(f"  {info.source:<28} {info.domain:<7} {info.reading:<8} {period}")
+        _say(
+            f"  {info.source:<28} {info.domain:<7} {info.reading:<8} {period}{', estimated' if info.estimated else ''}"
+        )
     for missing in ready.missing:
         _say(f"  {missing.sensor:<28} not measured: {missing.sentence()}")
     if not ready.sensors:
-        _say("Nothing to measure here: only the sampler's heartbeat is recorded; joules will be estimates (level L0).")
+        _say(
+            "Nothing to measure here: only the sampler's heartbeat is recorded (level L0); --sources tdp:WATTS with the"
+            " CPU's design power gives estimates, marked so."
+        )
 
 
 def _watch(ready: Ready, reader: StatusReader, duration_s: float | None, alive: Callable[[], bool]) -> str:
@@ -168,6 +177,7 @@ def _result(path: Path, ready: Ready, summary: Summary, wall_s: float, busy_s: f
         "sensors": {
             name: {
                 "domain": s.info.domain,
+                "estimated": s.info.estimated,
                 "samples": s.samples,
                 "failed": s.failed,
                 "gaps": s.gaps,
@@ -190,7 +200,11 @@ def _result(path: Path, ready: Ready, summary: Summary, wall_s: float, busy_s: f
 
 def _own_uj(summary: Summary, busy_s: float | None) -> int | None:
     """The sampler's share of the packages' energy by CPU time; None without a package counter."""
-    packages = [s.energy_uj for s in summary.sensors.values() if s.info.domain == "cpu" and s.energy_uj is not None]
+    packages = [
+        s.energy_uj
+        for s in summary.sensors.values()
+        if s.info.domain == "cpu" and s.energy_uj is not None and not s.info.estimated
+    ]
     first, last = summary.first_beat, summary.last_beat
     if not packages or not busy_s or first is None or last is None or last.cpu_ns is None or first.cpu_ns is None:
         return None
@@ -200,6 +214,7 @@ def _own_uj(summary: Summary, busy_s: float | None) -> int | None:
 def _conclude(result: dict[str, Any], summary: Summary) -> None:
     for name, sensor in result["sensors"].items():
         joules = "" if sensor["energy_uj"] is None else f"{sensor['energy_uj'] / 1e6:,.1f} J  "
+        joules = f"estimated {joules}" if sensor["estimated"] else joules
         mean = "no reading" if sensor["mean_w"] is None else f"mean {sensor['mean_w']:,.1f} W"
         flaws = "".join(f", {sensor[k]} {k}" for k in ("failed", "gaps", "resets") if sensor[k])
         call = "" if sensor["call_us_p50"] is None else f", {sensor['call_us_p50']:g} us a call"

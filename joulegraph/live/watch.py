@@ -221,7 +221,8 @@ class Watch:
         history = self._history.setdefault(source, deque(maxlen=HISTORY))
         if watts is not None:
             history.append(watts)
-        return Device(name, source, watts, joules, tuple(history), simulated=source.startswith("sim."))
+        shown = f"{name}, estimated" if source.startswith("tdp.") else name
+        return Device(shown, source, watts, joules, tuple(history), simulated=source.startswith("sim."))
 
 
 def device_name(source: str) -> str:

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energy import amd, node, perf, procs, pyrapl
+from energy import amd, node, perf, procs, pyrapl, tdp
 from energy.nvml import find as find_nvml
 from energy.sampling import FINDERS, find_sources
+from traces.errors import UserError
 from traces.records import PowerSample, ProcessSample
 
 MS = 1_000_000
@@ -304,8 +305,34 @@ def test_gpu_processes_are_listed_with_the_names_we_may_see(nvml: Any, card: Any
     assert other.pid == 4242
 
 
-@pytest.mark.parametrize("name", sorted(set(FINDERS) - {"simulated", "recorded", "redfish", "pyrapl"}))
+@pytest.mark.parametrize("name", sorted(set(FINDERS) - {"simulated", "tdp", "recorded", "redfish", "pyrapl"}))
 def test_every_source_can_be_looked_for_on_any_machine(name: str) -> None:
     found = find_sources((name,))
     assert found.sources or all(m.why for m in found.missing)
     found.close()
+
+
+def test_design_power_times_utilisation_is_marked_estimated(tmp_path: Path) -> None:
+    """Two cores, one busy for a second: 40 W at idle and half of the 80 W above it."""
+    (tmp_path / "stat").write_text("cpu  10 0 5 900 0 0 0\n")
+    source = tdp.Estimate(120, 40, cores=2, root=tmp_path, tick_ns=10 * MS)
+    assert source.infos[0].estimated
+    assert "not measured" in (source.infos[0].limits or "")
+    values = []
+    for t_ns, busy in ((0, 15), (1000 * MS, 115), (2000 * MS, 115)):
+        (tmp_path / "stat").write_text(f"cpu  {busy - 5} 0 5 900 0 0 0\n")
+        [sample] = source.read(lambda t_ns=t_ns: t_ns)  # type: ignore[misc]
+        assert isinstance(sample, PowerSample)
+        values.append(sample.value)
+    assert values == [0, 80_000_000, 120_000_000]
+    (tmp_path / "stat").unlink()
+    [lost] = source.read(lambda: 1)
+    assert isinstance(lost, PowerSample)
+    assert lost.value is None
+    assert lost.why
+
+
+@pytest.mark.parametrize("where", ["", "abc", "-5", "0", "100:200", "1:1:1", "nan", "1e9"])
+def test_an_estimate_needs_watts_that_make_sense(where: str) -> None:
+    with pytest.raises(UserError, match="tdp:WATTS"):
+        tdp.find(where)

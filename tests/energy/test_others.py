@@ -91,3 +91,23 @@ def test_a_run_without_requests_is_all_idle() -> None:
     result = attribute(replace(data, requests=request_table([])))
     assert result.totals["measured_uj"] == result.totals["idle_uj"] > 0
     assert result.totals["closure_uj"] == 0
+
+
+def test_an_estimate_is_in_no_measured_total() -> None:
+    """Alone: level L0, no measured joules. Beside a measured GPU: a book of its own, in no request."""
+    alone = _data("cpu", [], {})
+    one = alone.series["c"]
+    guess = replace(one, info=replace(one.info, estimated=True))
+    result = attribute(replace(alone, series={"c": guess}))
+    assert (result.level, result.totals["estimated"], result.totals["measured_uj"]) == ("L0", True, None)
+    assert result.totals["components"] == {}
+    assert result.totals["estimates"]["cpu"]["attributed_uj"] > 0
+    gpu = _data("gpu", [], {}).series["c"]
+    measured = attribute(replace(alone, series={"g": gpu}))
+    both = attribute(replace(alone, series={"g": gpu, "c": guess}))
+    assert both.level == measured.level
+    assert both.totals["class_uj"] == measured.totals["class_uj"]
+    assert both.totals["components"] == measured.totals["components"]
+    assert both.totals["estimates"]["cpu"]["measured_uj"] is None
+    cpu = attribute(replace(alone, series={"c": one, "t": replace(guess, info=replace(guess.info, device="cpu9"))}))
+    assert cpu.totals["estimates"] == {}  # a domain that is measured needs no estimate
