@@ -6,6 +6,7 @@ Lives here: dispatch, and the translation of UserError/InvalidRun into one sente
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 
@@ -89,6 +90,11 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        sys.stderr.write(f"joulegraph: {error.filename or 'a file'}: {error.strerror}; make room or write elsewhere\n")
+        return 2
     except KeyboardInterrupt as error:
         sys.stderr.write(f"joulegraph: {str(error) or 'interrupted'}\n")
         return 130

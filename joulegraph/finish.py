@@ -30,6 +30,11 @@ def complete(run: RunDir, *, policy: str = "fitted", report: bool = True) -> dic
         raise KeyboardInterrupt(
             f"left while figures were derived; the run is kept, joulegraph finish {run.path} derives them"
         ) from None
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or run.path}: cannot be written ({error.strerror or error}); the journals are kept: "
+            f"make room or mend permissions, then joulegraph finish {run.path}"
+        ) from error
 
 
 def _derive(run: RunDir, policy: str, report: bool) -> dict[str, Any]:

@@ -46,6 +46,28 @@ def test_unknown_command_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> No
     assert cli.run([]) == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "word"),
+    [
+        ("OSError(28, 'No space left on device', 'r/power.jsonl')", 2, "r/power.jsonl: No space left on device"),
+        ("BrokenPipeError(32, 'Broken pipe')", 0, ""),
+        ("KeyboardInterrupt", 130, "interrupted"),
+        ("KeyboardInterrupt('left; joulegraph finish r')", 130, "joulegraph finish r"),
+    ],
+)
+def test_what_ends_a_command_from_outside(error: str, code: int, word: str) -> None:
+    lines = (
+        "import sys, joulegraph.commands.top as top; from joulegraph import cli",
+        f"def fails(args): raise {error}",
+        "top.run = fails",
+        "sys.exit(cli.run(['top']))",
+    )
+    done = python("\n".join(lines))
+    assert done.returncode == code, done.stderr
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_package_of_ours_is_shadowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert foreign_package() is None
     module = importlib.import_module("proxy")
