@@ -36,6 +36,8 @@ _ANCHOR_NS = 1_000_000_000
 _MS = 1_000_000
 
 WallNs = Callable[[], int]
+_Asked = tuple[int, int, int, bytes, int]
+"""before, after, return code, the fields as filled in, monotonic minus wall clock"""
 
 
 class _Value(Union):
@@ -122,14 +124,21 @@ class Fields:
 
     def read(self, now_ns: NowNs) -> list[Reading]:
         """One sample per field in mW. The interval reaches back to the field's own stamp where that is earlier."""
+        return self.readings(self.grab(now_ns))
+
+    def grab(self, now_ns: NowNs) -> _Asked:
+        """The library's answer as bytes."""
         t0 = now_ns()
         code = self._ask(self._handle, self._count, self._values)
         t1 = now_ns()
-        offset, oldest = self._wall.offset_ns(t1), t0 - 1000 * _MS
+        return t0, t1, code, self._values.raw, self._wall.offset_ns(t1)
+
+    def readings(self, raw: _Asked) -> list[Reading]:
+        """One sample per field."""
+        t0, t1, code, data, offset = raw
+        oldest = t0 - 1000 * _MS
         readings: list[Reading] = []
-        for name, (_, _, stamp_us, _, kind, failed, number) in zip(
-            self._names, _FIELD.iter_unpack(self._values), strict=True
-        ):
+        for name, (_, _, stamp_us, _, kind, failed, number) in zip(self._names, _FIELD.iter_unpack(data), strict=True):
             if code or failed:
                 readings.append(PowerSample(name, t0, t1, None, _error(self._nvml, code or failed)))
                 continue

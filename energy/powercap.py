@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from energy.source import Found, Missing, Reading
 from traces.records import PowerSample, SensorInfo
@@ -46,25 +47,39 @@ class PowercapSource:
 
     def __init__(self, zones: list[Zone], poll_ns: int) -> None:
         self._zones = zones
+        self._fds = [zone.fd for zone in zones]
         self.poll_ns = poll_ns
         self.infos: tuple[SensorInfo, ...] = tuple(zone.info for zone in zones)
 
     def read(self, now_ns: NowNs) -> list[Reading]:
         """One sample per zone, each with its own stamps."""
-        readings: list[Reading] = []
-        t0 = now_ns()
-        for zone in self._zones:
-            value, why = _pread(zone.fd)
-            t1 = now_ns()
-            readings.append(PowerSample(zone.info.source, t0, t1, value, why))
-            t0 = t1
-        return readings
+        return self.readings(self.grab(now_ns))
+
+    def grab(self, now_ns: NowNs) -> list[Any]:
+        """Stamp, text or error, stamp, text or error, ... stamp."""
+        raw: list[Any] = [now_ns()]
+        pread, append = os.pread, raw.append
+        for fd in self._fds:
+            try:
+                append(pread(fd, 32, 0))
+            except OSError as error:
+                append(error.strerror or str(error))
+            append(now_ns())
+        return raw
+
+    def readings(self, raw: list[Any]) -> list[Reading]:
+        """One sample per zone."""
+        found = []
+        for zone, k in zip(self._zones, range(0, len(raw), 2), strict=False):
+            value, why = _parsed(raw[k + 1])
+            found.append(PowerSample(zone.info.source, raw[k], raw[k + 2], value, why))
+        return [*found]
 
     def close(self) -> None:
         """Close the descriptors."""
         for zone in self._zones:
             os.close(zone.fd)
-        self._zones = []
+        self._zones, self._fds = [], []
 
 
 def find(*, settle: Callable[[], None], root: Path = ROOT, poll_ns: int = 20_000_000) -> Found:
@@ -168,9 +183,17 @@ def _number(path: Path) -> int | None:
 
 def _pread(fd: int) -> tuple[int | None, str | None]:
     try:
-        return int(os.pread(fd, 32, 0)), None
+        return _parsed(os.pread(fd, 32, 0))
     except OSError as error:
         return None, error.strerror or str(error)
+
+
+def _parsed(shown: bytes | str) -> tuple[int | None, str | None]:
+    """A counter's text, or the error that stands in its place."""
+    if isinstance(shown, str):
+        return None, shown
+    try:
+        return int(shown), None
     except ValueError:
         return None, "not a number"
 

@@ -34,6 +34,8 @@ from traces.seams import NowNs
 from traces.status import StatusPage, StatusReader
 
 HANG_NS = 500_000_000
+SETTLE_NS = 500_000_000
+"""as old as the live view's figures may be"""
 _WATCH_S = 0.5
 _CHUNK_S = 0.25
 _READY_S = 30.0
@@ -231,6 +233,7 @@ def make_sampler(found: Found, write: Callable[[Any], None], page: StatusPage | 
         wall_clock=time.time_ns,
         status=page,
         missing=found.missing,
+        settle_ns=SETTLE_NS,
     )
 
 

@@ -7,7 +7,7 @@ its call; the reading belongs to that interval. May not know: periods of the sam
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from traces.records import DeviceState, PowerSample, ProcessSample, SensorInfo
 from traces.seams import NowNs
@@ -35,6 +35,20 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give back files and handles."""
+
+
+@runtime_checkable
+class Grabs(Protocol):
+    """A source that is read often and can part the call from what it means: `read` is `readings(grab(now_ns))`.
+
+    The sampler grabs at the deadline and asks for the readings later, many at once.
+    """
+
+    def grab(self, now_ns: NowNs) -> Any:
+        """Call, stamp before and after; nothing else. Never None."""
+
+    def readings(self, raw: Any) -> list[Reading]:
+        """What a grab shows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from energy.sampler import unjoinable
+from energy.judging import unjoinable
 from traces.records import PowerEvent, PowerSample, SensorInfo, from_row
 
 

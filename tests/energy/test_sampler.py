@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energy.sampler import HEARTBEAT_NS, Sampler, Superseded, unjoinable
+from energy.judging import unjoinable
+from energy.sampler import HEARTBEAT_NS, Sampler, Superseded
 from energy.source import Missing, Reading
 from energy.summary import summarise
 from traces.records import PowerEvent, PowerSample, SensorInfo
