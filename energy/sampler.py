@@ -139,18 +139,15 @@ class Sampler:
         """Read everything due at now_ns; the next deadline. Raises Superseded in a thread that was given up."""
         if not self._anchor_ns:
             self.start(now_ns)
+        for plan in self._plans:
+            if plan.due_ns <= now_ns and not plan.alone:
+                self._read(plan, now_ns)
+        if now_ns >= self._settle_ns:
+            self._settle_all(now_ns)
         next_ns = self._beat_ns
         for plan in self._plans:
-            if plan.alone:
-                continue
-            if plan.due_ns <= now_ns:
-                self._read(plan, now_ns)
-            if plan.due_ns < next_ns:
+            if plan.due_ns < next_ns and not plan.alone:
                 next_ns = plan.due_ns
-        if now_ns >= self._settle_ns:
-            beat_ns = self._beat_ns
-            self._settle_all(now_ns)
-            return self._beat_ns if next_ns == beat_ns else next_ns
         return next_ns
 
     def tick_alone(self, plan: Plan, now_ns: int) -> int:
