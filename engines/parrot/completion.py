@@ -75,6 +75,19 @@ def request(host: str, port: int, body: bytes, tag: tags.Tag, request_id: str) -
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+def ids_in(event: dict[str, Any]) -> list[int]:
+    """Token ids of one event, in either form; what is of another shape has none."""
+    out: list[int] = []
+    for choice in event.get("choices") or ():
+        if not isinstance(choice, dict):
+            continue
+        plain, beside = choice.get("token_ids"), choice.get("logprobs")
+        content = beside.get("content") if isinstance(beside, dict) else None
+        found = plain or [t.get("id") for t in content or () if isinstance(t, dict)]
+        out += [i for i in found if isinstance(i, int)]
+    return out
+
+
 class Completion:
     """Collects one reply: token ids, instants, the engine's own words. A Reply of engines.http1."""
 
@@ -107,10 +120,7 @@ class Completion:
         self._seen.feed(data)
         tokens = len(self.ids)
         for event in self._sse.feed(data):
-            for choice in (parse_json(event.data) or {}).get("choices") or ():
-                self.ids += choice.get("token_ids") or [
-                    t["id"] for t in (choice.get("logprobs") or {}).get("content", ())
-                ]
+            self.ids += ids_in(parse_json(event.data) or {})
         tokens = len(self.ids) - tokens
         self._dts.append(now_ns - self._read_ns)
         self._tokens.append(tokens)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from energy.calls import Seen, join_calls
 from joulegraph.cli import run as main
 from traces.rundir import RunDir
 
@@ -41,6 +44,20 @@ def test_joules_land_on_a_parrots_calls_as_they_do_on_an_engines(tmp_path: Path,
     tasks = list(run.rows("bridge"))
     assert len({r["response_id"] for r in tasks}) == len(tasks) == summary["requests"]
     assert all(r["t_first_token_ns"] and r["prompt_tokens"] and r["engine_prefill_ns"] for r in tasks)
+
+
+def test_calls_without_a_name_are_found_by_session_length_and_time(tmp_path: Path) -> None:
+    run, _ = replayed(tmp_path, "run", "--api", "parrot", "--proxy")
+    calls = [s for row in run.rows("requests") if (s := Seen.of(row)) is not None]
+    tasks = [s for row in run.rows("bridge") if (s := Seen.of(row)) is not None]
+    nameless = [replace(t, request_id=f"task-{k}") for k, t in enumerate(tasks)]
+    found, by_time = join_calls(calls, nameless)
+    right = sum(found.get(f"task-{k}") == t.request_id for k, t in enumerate(tasks))
+    assert by_time == len(tasks) == len(calls)
+    # maps of one document have the same length and may end in the same step: those are told apart by luck alone
+    ends = Counter((t.session, t.max_tokens, t.end_ns) for t in tasks)
+    alone = [k for k, t in enumerate(tasks) if ends[t.session, t.max_tokens, t.end_ns] == 1]
+    assert all(found[f"task-{k}"] == tasks[k].request_id for k in alone) and right >= len(alone) > 0
 
 
 def test_options_of_the_serve_layer_reach_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
