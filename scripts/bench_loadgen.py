@@ -1,6 +1,6 @@
 """What the load generator can do on one core, beside a bare aiohttp client and wrk.
 
-    python scripts/bench_loadgen.py [--quick] [--json] [--aiperf VENV]
+    python scripts/bench_loadgen.py [--quick] [--json] [--aiperf VENV] [--guidellm VENV] [--inference-perf VENV]
 
 A C server (scripts/bench/sse_server.c) on one core answers with streams of 16 chunks and logs every arrival; the client
 has the other core. Interleaved rounds (7, with --quick 3), medians. Rows:
@@ -13,7 +13,8 @@ has the other core. Interleaved rounds (7, with --quick 3), medians. Rows:
   lateness_ms_p99        open loop at 1,000/s: sent - due; timer_lateness_ms_p99: a bare timer in the same round
   rss_mb, first_request_s (process start to the first request at the server)
 
---aiperf VENV measures NVIDIA AIPerf as well (python -m venv VENV; VENV/bin/pip install aiperf); never in --quick.
+A peer is measured where its virtual environment is given (python -m venv VENV; VENV/bin/pip install aiperf), never in
+--quick: burst only, as many requests as we send, figures from the server's log; its CPU includes its start.
 """
 
 from __future__ import annotations
@@ -21,19 +22,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import shutil
 import statistics
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from bench import peers
 
 BENCH = Path(__file__).resolve().parent / "bench"
 CHUNKS, GAP_US, RATE = 16, 5_000, 1_000
@@ -43,8 +50,8 @@ BURST_USERS, PACED_USERS, ALONE_USERS = 64, 512, 64
 ABSENT = {
     "wrk": "not installed (apt-get install wrk)",
     "aiperf": "give --aiperf VENV where aiperf is installed; never in --quick",
-    "guidellm": "not run by this script: its 6 GB of dependencies; docs/loadgen.md has a figure",
-    "inference-perf": "not run by this script: needs Python 3.12 or newer; docs/loadgen.md has a figure",
+    "guidellm": "give --guidellm VENV where guidellm is installed; never in --quick",
+    "inference-perf": "give --inference-perf VENV (Python 3.12) where it is installed; never in --quick",
 }
 
 
@@ -112,6 +119,8 @@ class Bench:
     folder: Path
     at: Cores
     quick: bool
+    requests: int
+    """of a burst round"""
 
     def worker(self, name: str, mode: str, count: int, users: int) -> tuple[dict[str, Any], list[int], int]:
         """Run one of load_workers.py: its figures, the server's arrivals, when it was started."""
@@ -127,8 +136,8 @@ class Bench:
 
     def python(self, name: str) -> dict[str, float]:
         """All rows of ours or of the aiohttp client, one round."""
-        burst_count, paced_count = (8_000, 4_000) if self.quick else (20_000, 10_000)
-        burst, arrivals, started = self.worker(name, "burst", burst_count, BURST_USERS)
+        paced_count = 4_000 if self.quick else 10_000
+        burst, arrivals, started = self.worker(name, "burst", self.requests, BURST_USERS)
         paced, paced_arrivals, _ = self.worker(name, "paced", paced_count, PACED_USERS)
         alone, _, _ = self.worker(name, "paced", 600 if self.quick else 1_500, ALONE_USERS)
         rate, _, _ = self.worker(name, "rate", 2_000 if self.quick else 5_000, 0)
@@ -173,38 +182,29 @@ class Bench:
                 rows["paced_chunks_per_s"] = rate * CHUNKS
         return rows
 
-    def aiperf(self, venv: Path) -> dict[str, float]:
-        """NVIDIA AIPerf at 64 users, as few requests as it needs for a steady rate; figures from the server's log."""
-        tokenizer = self.folder / "tokenizer"
-        if not tokenizer.exists():
-            subprocess.run([str(venv / "bin/python"), "-c", TOKENIZER, str(tokenizer)], check=True, capture_output=True)
+    def peer(self, name: str, venv: Path) -> dict[str, float]:
+        """One of peers.COMMANDS, one burst round."""
         server = Server(self.binary, "burst", self.folder, self.at.server)
-        command = [
-            str(venv / "bin/aiperf"), "profile", "--url", f"http://127.0.0.1:{server.port}", "--endpoint-type", "chat",
-            "--streaming", "--model", "bench", "--tokenizer", str(tokenizer), "--concurrency", str(BURST_USERS),
-            "--request-count", "2000", "--ui", "none", "--synthetic-input-tokens-mean", "32",
-            "--output-tokens-mean", str(CHUNKS), "--artifact-dir", str(self.folder / "aiperf"),
-        ]  # fmt: skip
-        started = time.monotonic_ns()
-        with pinned(self.at.client):
-            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=self.folder, timeout=300)
-        arrivals = server.arrivals()
-        if done.returncode or len(arrivals) < 20:
-            said = (done.stderr or done.stdout)[-500:]
-            raise RuntimeError(f"aiperf ended with {done.returncode} after {len(arrivals)} requests: {said}")
-        return {"burst_requests_per_s": sustained(arrivals), "first_request_s": (arrivals[0] - started) / 1e9}
+        url = f"http://127.0.0.1:{server.port}"
+        try:
+            with pinned(self.at.client):
+                started, cpu_s = peers.run(name, peers.Peer(venv, self.folder), url, self.requests)
+        finally:
+            arrivals = server.arrivals()
+        if len(arrivals) < 20:
+            raise RuntimeError(f"{name} ended after {len(arrivals)} requests")
+        return {
+            "burst_requests_per_s": sustained(arrivals),
+            "cpu_us_per_request": cpu_s * 1e6 / len(arrivals),
+            "first_request_s": (arrivals[0] - started) / 1e9,
+        }
 
 
-TOKENIZER = """
-import glob, json, os, sys
-from tokenizers import ByteLevelBPETokenizer
-from transformers import PreTrainedTokenizerFast
-tokenizer = ByteLevelBPETokenizer()
-tokenizer.train(glob.glob(os.path.dirname(os.__file__) + "/*.py")[:60], vocab_size=4096, special_tokens=["</s>"])
-PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="</s>").save_pretrained(sys.argv[1])
-json.dump({"model_type": "llama"}, open(sys.argv[1] + "/config.json", "w"))
-"""
-"""Peers insist on a tokenizer; this one is made from the standard library's sources, so that nothing is downloaded."""
+def interpreter() -> str:
+    """Which Python measured, and how it was built: optimised builds are a tenth faster."""
+    given = sysconfig.get_config_var("CONFIG_ARGS") or ""
+    built = "configured with --enable-optimizations" if "--enable-optimizations" in given else "no such flag recorded"
+    return f"{platform.python_implementation()} {platform.python_version()}, {platform.python_compiler()}, {built}"
 
 
 def compiled(folder: Path) -> Path | None:
@@ -257,7 +257,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="3 short rounds, no peers")
     parser.add_argument("--rounds", type=int, help="how many rounds (default 7, with --quick 3)")
     parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
-    parser.add_argument("--aiperf", type=Path, metavar="VENV", help="virtual environment that has aiperf")
+    parser.add_argument("--requests", type=int, help="of a burst round (default 10,000, with --quick 8,000)")
+    for name in peers.COMMANDS:
+        parser.add_argument(f"--{name}", type=Path, metavar="VENV", help=f"virtual environment that has {name}")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -265,16 +267,22 @@ def main() -> int:
         if binary is None:
             rows: list[dict[str, Any]] = [{"generator": "joulegraph", "skipped": "no C compiler (cc) for the server"}]
         else:
-            bench = Bench(binary, folder, cores(), args.quick)
+            requests = args.requests or (8_000 if args.quick else 10_000)
+            bench = Bench(binary, folder, cores(), args.quick, requests)
             clients: dict[str, Callable[[], dict[str, float]]] = {
                 "joulegraph": lambda: bench.python("ours"),
                 "aiohttp": lambda: bench.python("aiohttp"),
             }
             if shutil.which("wrk"):
                 clients["wrk"] = bench.wrk
-            if args.aiperf and not args.quick:
-                clients["aiperf"] = lambda: bench.aiperf(args.aiperf.resolve())
+            for name in () if args.quick else peers.COMMANDS:
+                venv = getattr(args, name.replace("-", "_"))
+                if venv is not None:
+                    clients[name] = partial(bench.peer, name, venv.absolute())
             rows = measured(args.rounds or (3 if args.quick else 7), clients)
+            for row in rows:
+                if row["generator"] in ("joulegraph", "aiohttp"):
+                    row["interpreter"] = interpreter()
             rows += [{"generator": name, "skipped": why} for name, why in ABSENT.items() if name not in clients]
     print(json.dumps(rows)) if args.json else show(rows)
     return 0
