@@ -45,7 +45,7 @@ class Heads:
         """The whole request: head, tags, body."""
         kind = (body.path, body.stream, class_name, node.agent_id)
         fixed = self._fixed.get(kind) or self._remember(kind, body)
-        workflow, name, data = _clean(node.workflow_id), _clean(node.request_id), body.data
+        workflow, name, data = tags.clean(node.workflow_id), _clean(node.request_id), body.data
         own = f"{tags.WORKFLOW}: {workflow}\r\n" if workflow is not None else ""
         if name is not None:
             own += f"{tags.NODE}: {name}\r\n"
@@ -85,7 +85,7 @@ class Heads:
 
 _KINDS = 1024
 _clean = lru_cache(4096)(tags.clean)
-"""Most values come again: node names, a workflow's id with each of its nodes."""
+"""Names of nodes come again with every workflow of a pattern."""
 
 
 class Exchange:
@@ -124,9 +124,13 @@ class Exchange:
     def head(self, status: int, headers: list[tuple[bytes, bytes]], now_ns: int) -> None:
         self.status = status
         self.first_byte_ns = now_ns
-        body = self.body_form
+        shell, body = self.shell, self.body_form
+        if status == 200 and headers is shell.event_headers:  # the connection gives equal heads as the same object
+            return
         if status != 200 or (body.stream and not _is_events(headers)):
             self.observer = dialects.observer(body.api, False)
+        elif body.stream:
+            shell.event_headers = headers
 
     def body(self, data: bytes, now_ns: int) -> None:
         tokens = self.observer.feed(data)

@@ -60,6 +60,8 @@ class Shell:
     ) -> None:
         self.tally = tally
         self.stopped = False
+        self.event_headers: list[tuple[bytes, bytes]] | None = None
+        """headers of the last stream of events, to know them again"""
         self._pool = pool
         self._now_ns = now_ns
         self._sleep_until = sleep_until

@@ -139,9 +139,13 @@ def _import(args: argparse.Namespace) -> int:
     manifest = imported.settled()
     for sentence in manifest.transforms:
         sys.stderr.write(f"{name}: {sentence}\n")
-    if not nodes:
+    if not nodes:  # an empty trace is an error, not a result
         args.out.unlink(missing_ok=True)
-        raise UserError(f"{args.file}: holds no request that could become a node of a trace; nothing was written")
+        window = "; its clients may be silent in this window: choose one with --start and --duration"
+        raise UserError(
+            f"{args.file}: holds no request that could become a node of a trace{window if name == 'servegen' else ''}; "
+            "nothing was written"
+        )
     figures = {
         "file": str(args.out),
         "format": name,

@@ -125,3 +125,18 @@ def test_export_says_what_it_cannot(data: Path, tmp_path: Path, capsys: pytest.C
     assert run(["trace", "export", source, "-o", str(tmp_path / "x.json"), "--format", "wfformat"]) == 2
     assert "one file holds one workflow" in capsys.readouterr().err
     assert run(["trace", "export", source, "-o", str(tmp_path / "x.json"), "--format", "wfformat", "--limit", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "remedy"),
+    [
+        ("servegen/m-large-chunk-1-trace.csv", "--start and --duration"),
+        ("otel-genai-fixtures/otlp-proto-example-trace.json", "holds no request"),
+    ],
+)
+def test_a_source_without_a_workflow_is_an_error(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str, remedy: str
+) -> None:
+    out = tmp_path / "t.jsonl"
+    assert run(["trace", "import", str(data / "traces" / source), "-o", str(out)]) == 2
+    assert remedy in capsys.readouterr().err and not out.exists()
