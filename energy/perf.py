@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,7 @@ from traces.seams import NowNs
 
 ROOT = Path("/sys/bus/event_source/devices/power")
 GRANT = "sudo setcap cap_perfmon+ep $(readlink -f $(command -v python3)), or sudo sysctl kernel.perf_event_paranoid=0"
+STANDS_STILL = "the kernel lists this counter but it stands still: a virtual machine without the real one"
 _EVENTS = {
     "energy-pkg": "cpu",
     "energy-ram": "dram",
@@ -88,8 +90,18 @@ def open_event(kind: int, config: int, cpu: int) -> int:
     return int(fd)
 
 
-def find(*, root: Path = ROOT, poll_ns: int = 20_000_000, opener: OpenEvent = open_event) -> Found:
-    """Every energy event of the power PMU, on each package's CPU of its cpumask."""
+def find(
+    *,
+    root: Path = ROOT,
+    poll_ns: int = 20_000_000,
+    opener: OpenEvent = open_event,
+    settle: Callable[[], None] = lambda: time.sleep(0.02),
+) -> Found:
+    """Every energy event of the power PMU, on each package's CPU of its cpumask.
+
+    An event that still counts nothing after `settle` measures nothing (virtual machines list such events: a psys on an
+    H100 host stood at 0 for minutes) and is missing, with that as its reason: a 0 would pass for a measurement.
+    """
     if not (root / "type").is_file():
         return Found(missing=[Missing("perf", f"no {root}: the kernel has no power PMU here", "use bare metal")])
     kind = int((root / "type").read_text())
@@ -109,8 +121,23 @@ def find(*, root: Path = ROOT, poll_ns: int = 20_000_000, opener: OpenEvent = op
                 remedy = GRANT if error.errno in (errno.EACCES, errno.EPERM) else None
                 found.missing.append(Missing(info.source, f"perf_event_open: {error.strerror}", remedy))
     if events:
-        found.sources.append(PerfSource(events, poll_ns))
+        settle()
+    counting = [event for event in events if _counts(event)]
+    for event in events:
+        if event not in counting:
+            os.close(event.fd)
+            found.missing.append(Missing(event.info.source, STANDS_STILL, "run on the host"))
+    if counting:
+        found.sources.append(PerfSource(counting, poll_ns))
     return found
+
+
+def _counts(event: _Event) -> bool:
+    """Whether anything was counted since the event was opened; an event that cannot be read says so when sampled."""
+    try:
+        return any(os.read(event.fd, 8))
+    except OSError:
+        return True
 
 
 def _describe(domain: str, package: int, scale: Fraction) -> SensorInfo:

@@ -91,7 +91,7 @@ def power_pmu(root: Path, kind: int = 1, scale: str = "1e-9") -> Path:
 
 
 def test_perf_events_are_read_through_the_real_system_call(tmp_path: Path) -> None:
-    found = perf.find(root=power_pmu(tmp_path / "power"))
+    found = perf.find(root=power_pmu(tmp_path / "power"), settle=lambda: print(sum(range(10**5))))
     if found.missing:
         pytest.skip(f"this kernel refuses perf events here: {found.missing[0].why}")
     [source] = found.sources
@@ -118,7 +118,7 @@ def test_perf_scales_exactly(tmp_path: Path) -> None:
     """2^-32 J per count: no float rounding even after years of counting."""
     file = tmp_path / "event"
     count = 2**60 + 12345
-    file.write_bytes(count.to_bytes(8, "little"))
+    file.write_bytes(count.to_bytes(8, "little") * 2)  # one look whether it counts, one sample
     found = perf.find(
         root=power_pmu(tmp_path / "power", scale="2.3283064365386962890625e-10"),
         opener=lambda kind, config, cpu: os.open(file, os.O_RDONLY),
@@ -126,6 +126,18 @@ def test_perf_scales_exactly(tmp_path: Path) -> None:
     assert values(found.sources[0]) == [count * 10**6 // 2**32]
     assert found.infos()[0].source == "perf.package-0.energy"
     found.close()
+
+
+def test_a_perf_counter_that_stands_still_is_missing_not_zero(tmp_path: Path) -> None:
+    file = tmp_path / "event"
+    file.write_bytes(bytes(64))
+    found = perf.find(
+        root=power_pmu(tmp_path / "power"),
+        opener=lambda kind, config, cpu: os.open(file, os.O_RDONLY),
+        settle=lambda: None,
+    )
+    assert not found.sources
+    assert [(gone.sensor, gone.why) for gone in found.missing] == [("perf.package-0.energy", perf.STANDS_STILL)]
 
 
 def test_no_power_pmu_is_a_reason(tmp_path: Path) -> None:
