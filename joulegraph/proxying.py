@@ -23,7 +23,7 @@ from joulegraph.control import Control, serve_control
 from joulegraph.host import anchor, describe, versions
 from joulegraph.live.view import LiveView
 from joulegraph.live.watch import Watch
-from joulegraph.parts import tell_roles
+from joulegraph.parts import ready, tell_roles
 from loadgen.target import split_url
 from proxy.config import ProxyConfig
 from proxy.process import ProcessConfig, proxy_process
@@ -33,7 +33,6 @@ from traces.rundir import RunDir
 from traces.status import StatusReader
 
 WATCH_S = 0.25
-READY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +72,6 @@ def _must_be_free(option: str, host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(f"{option} {host}:{port}: {error.strerror}; choose another address or port") from error
-
-
-def ready(child: Child, what: str) -> dict[str, Any]:
-    """The child's first message. UserError with its own sentence when it could not start."""
-    try:
-        said = child.lifeline.recv() if child.lifeline.poll(READY_S) else {"error": f"the {what} did not start in time"}
-    except (EOFError, ConnectionResetError):
-        said = {"error": f"the {what} ended before it was ready; look at its lines above"}
-    if "error" in said:
-        child.stop(1.0)
-        raise UserError(str(said["error"]))
-    return dict(said)
 
 
 class Workers:
