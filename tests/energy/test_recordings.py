@@ -136,3 +136,29 @@ def test_lag_is_stable_over_halves_of_a_run(attributed: dict[str, Attribution]) 
     again = estimate_lag(gpu.curve, gpu.work, gpu.windows.origin_ns)
     assert again == gpu.lag
     assert choose({}) == ([], [])
+
+
+def test_sensors_side_by_side_on_known_work(data: Path) -> None:
+    """The script whose tables stand in docs/power.md: how far apart sensors are, the lag's interval, windows' errors."""
+    import subprocess
+    import sys
+
+    script = Path(__file__).parents[2] / "scripts" / "power_recordings.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(data / "power"), "--json"], capture_output=True, text=True, check=True
+    )
+    found = orjson.loads(done.stdout)
+    off = {name: {s: v["off_percent"] for s, v in row.items()} for name, row in found["plateaus"].items()}
+    assert off["idle, 4 s"]["1 s average"] > 45
+    assert -15 < off["gemm, 4 s"]["1 s average"] < -8
+    wave = [found["plateaus"][f"{kind}, 0.5 s of a wave"]["1 s average"]["w"] for kind in ("gemm", "idle")]
+    assert wave[0] < wave[1], "the average cannot tell work from idle"
+    locked = off["25 ms of 100 ms"]
+    assert abs(locked["ring"]) < 4
+    assert locked["instant"] < -40
+    lag, low, high = found["wave"]["lag_ms"]
+    assert -30 < low <= lag <= high < 30
+    for length, most in (("0.1 s", 6), ("0.3 s", 3), ("1 s", 2), ("3 s", 1.5)):
+        counter = found["wave"]["between"][length]["counter"]
+        assert counter["median_percent"] < most
+        assert counter["within_bound_percent"] >= 95
