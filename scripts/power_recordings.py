@@ -115,7 +115,7 @@ def fit_wave(one: Curve, edges: Ints, inside: Ints, weight: Floats | None = None
 
 
 def windows(folder: Path) -> dict[str, Any]:
-    """Lag and levels of the 0.5 s wave with bootstrap intervals over its cycles; errors of `between` by window length."""
+    """Lag and levels of the 0.5 s wave, bootstrapped over its cycles; errors of `between` by window length."""
     curves, phases = square(folder)
     edges = np.array([(a, b) for kind, a, b in phases if kind == "gemm" and 0.45 * _S < b - a < 0.56 * _S], np.int64)
     begin, end = int(edges[0, 0]), int(edges[-1, 1])

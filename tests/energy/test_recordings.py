@@ -139,7 +139,7 @@ def test_lag_is_stable_over_halves_of_a_run(attributed: dict[str, Attribution]) 
 
 
 def test_sensors_side_by_side_on_known_work(data: Path) -> None:
-    """The script whose tables stand in docs/power.md: how far apart sensors are, the lag's interval, windows' errors."""
+    """The script whose tables stand in docs/power.md: disagreement of sensors, the lag's interval, windows' errors."""
     import subprocess
     import sys
 
