@@ -37,7 +37,7 @@ _DUTY = (
     (4 * _SECOND, 4 * _SECOND, 4 * _SECOND),
 )
 _PAUSE_NS = 2 * _SECOND
-_POLL_NS = 20 * _MS
+POLL_NS = 20 * _MS
 _PATIENCE_S = 120
 Plan = list[tuple[int, int]]
 
@@ -116,7 +116,7 @@ def _record(
 ) -> Recording:
     """Let the children work to the plan while the sensors are polled."""
     rows: list[dict[str, Any]] = []
-    fine: list[Source] = [Polled(unlocked(s), min(s.poll_ns, _POLL_NS)) if s.infos else s for s in found.sources]
+    fine: list[Source] = [Polled(unlocked(s), min(s.poll_ns, POLL_NS)) if s.infos else s for s in found.sources]
     thread = SamplerThread(Sampler(fine, lambda record: rows.append(asdict(record)), clock=time.monotonic_ns))
     stop = Event()
     watchdog = Thread(target=thread.watch, args=(stop,), name="watchdog")

@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -123,6 +124,7 @@ def main() -> int:
         "seconds": args.seconds,
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
+        "python": f"{platform.python_version()} {os.path.realpath(sys.executable)}",
         "loop": "uvloop" if importlib.util.find_spec("uvloop") else "asyncio (uvloop is not installed)",
     }
     with tempfile.TemporaryDirectory() as name:

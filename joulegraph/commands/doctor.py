@@ -214,7 +214,11 @@ def _judge_recorded(args: argparse.Namespace) -> int:
 def _tell_probe(kind: str, judged: dict[str, Probed]) -> None:
     _say(f"{kind} probe:")
     for name, one in judged.items():
-        parts = [f"updates every {_ms(one.updates.period_ns)} ms" if one.updates.period_ns else "never changed"]
+        parts = [_updates(one.updates.period_ns)]
+        if one.response is None and one.updates.period_ns:
+            parts.append(
+                "lag unknown: it shows no step (other work on the machine drowns the probe's, or it is too slow)"
+            )
         if one.response is not None:
             fit = one.response
             parts.append(f"lag {fit.lag_ns / 1e6:.0f} ms ({fit.lag_low_ns / 1e6:.0f} .. {fit.lag_high_ns / 1e6:.0f})")
@@ -223,6 +227,17 @@ def _tell_probe(kind: str, judged: dict[str, Probed]) -> None:
         if one.duty is not None:
             parts.append(one.duty.sentence())
         _say(f"  {name:<28} " + "; ".join(parts))
+
+
+def _updates(period_ns: int | None) -> str:
+    """A sensor that is new at every read updates faster than the probe reads it."""
+    from energy.probing import POLL_NS
+
+    if period_ns is None:
+        return "never changed"
+    if period_ns < 1.2 * POLL_NS:
+        return f"new at every read ({POLL_NS / 1e6:.0f} ms)"
+    return f"updates every {_ms(period_ns)} ms"
 
 
 def _averaging(window_ns: int, period_ns: int | None) -> str:
