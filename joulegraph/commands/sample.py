@@ -122,7 +122,8 @@ def _view(ready: Ready, reader: StatusReader) -> Iterator[Callable[[], None]]:
         shown = []
         for info in ready.sensors:
             now = reader.get(f"{info.source}.value"), reader.get(f"{info.source}.t_ns")
-            shown.append((info.source, info.domain, _watts(info.reading, before[info.source], now)))
+            domain = f"{info.domain}, estimated" if info.estimated else info.domain
+            shown.append((info.source, domain, _watts(info.reading, before[info.source], now)))
             if now[1] - before[info.source][1] >= 1_000_000_000:
                 before[info.source] = now
         return shown
