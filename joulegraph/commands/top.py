@@ -26,26 +26,30 @@ def run(args: argparse.Namespace) -> int:
 
     import orjson
 
+    from joulegraph.continuous import class_joules
     from joulegraph.live import LiveView, Watch
     from joulegraph.live.keys import pressed
+    from traces.rundir import RunDir
 
     path = Path(args.run) if args.run else newest(Path("runs"))
-    watch = Watch.of_run(path)
+    watch, run_dir = Watch.of_run(path), RunDir(path)
     note = None if watch.alive() else gone(path)
     watch.read(time.monotonic_ns())
     if (args.json or args.once) and note is None:
         time.sleep(1.0)  # two readings make a rate
     if args.json:
-        sys.stdout.write(orjson.dumps(asdict(watch.read(time.monotonic_ns(), note=note))).decode() + "\n")
+        sys.stdout.write(
+            orjson.dumps(asdict(watch.read(time.monotonic_ns(), class_joules(run_dir), note))).decode() + "\n"
+        )
         return 0
     try:
         with LiveView(watch, file=sys.stdout) as view:
             while not args.once and not over(path, watch):
-                view.update(time.monotonic_ns())
+                view.update(time.monotonic_ns(), class_joules(run_dir))
                 if "q" in pressed(view.keys, 0.25):
                     return 0
             view.note = None if watch.alive() else gone(path)
-            view.update(time.monotonic_ns(), last=True)
+            view.update(time.monotonic_ns(), class_joules(run_dir), last=True)
     except KeyboardInterrupt:
         pass
     return 0

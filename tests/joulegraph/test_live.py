@@ -276,9 +276,12 @@ def test_top_attaches_to_the_page_files_of_a_run(tmp_path: Path, capsys: pytest.
     assert top.run(arguments("--json", str(tmp_path))) == 0
     seen = orjson.loads(capsys.readouterr().out)
     assert seen["load"]["workflows_started"] == 4 and seen["joules"] == {"agentic": 2.5} and seen["proxy"] is None
+    (tmp_path / "live.json").write_text('{"classes": {"agentic": 7500000}}')
     page.set("finished", 1)
     assert top.run(arguments(str(tmp_path))) == 0
-    assert "0/9 (4 in flight)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "0/9 (4 in flight)" in said
+    assert "agentic 7.50 J" in said, "what continuous attribution wrote"
 
 
 def test_top_knows_when_a_run_is_over(tmp_path: Path) -> None:
