@@ -190,8 +190,12 @@ def job_of(args: argparse.Namespace, trace: Path, run: Path) -> LoadJob:
     arrivals, options = arrivals_of(args), options_of(args)
     trace_file = read_trace(trace)
     planned(trace_file, arrivals)
-    if args.users is not None and args.api == "parrot":
-        raise UserError("--users: a Parrot is replayed open loop only; leave it out")
+    serving_of(args)
+    if args.bridge is not None and not (args.api == "parrot" and args.target and args.bridge.is_file()):
+        raise UserError(
+            f"--bridge {args.bridge}: needs --api parrot --target URL and the journal that `joulegraph bridge parrot "
+            "--record` writes from its start on; start the bridge first"
+        )
     if args.ray and not args.target:
         raise UserError("--ray: places load and samplers around a running engine; give --target URL")
     target = target_of(args)

@@ -75,3 +75,6 @@ def test_options_of_the_serve_layer_reach_it(tmp_path: Path, capsys: pytest.Capt
     flags = ["--embedded", "h100-llama8b", "--api", "parrot", "--scheduling", "magic"]
     assert main(["replay", str(tmp_path / "trace.jsonl"), *flags, "--out", str(tmp_path / "no")]) == 2
     assert "magic" in capsys.readouterr().err
+    flags = ["--embedded", "h100-llama8b", "--api", "parrot", "--bridge", str(tmp_path / "none.jsonl")]
+    assert main(["replay", str(tmp_path / "trace.jsonl"), *flags, "--out", str(tmp_path / "no")]) == 2
+    assert "start the bridge first" in capsys.readouterr().err and not (tmp_path / "no").exists()
