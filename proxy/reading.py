@@ -89,17 +89,17 @@ class Intake:
             if at > 0:
                 raw = data[:at]
                 head = self._known.read(raw)
+                if isinstance(head, Refusal):
+                    self.refusal = head
+                    self._target = raw.split(b" ", 2)[1]
+                    return
                 if head is not None and self._met(head, data[at + 4 :]):
                     return
                 self._raw = raw
         self._parse(data)
 
-    def _met(self, head: RequestHead | Refusal, body: bytes) -> bool:
+    def _met(self, head: RequestHead, body: bytes) -> bool:
         """A head met before; False where llhttp has to see what follows the request."""
-        if type(head) is Refusal:
-            self.refusal = head
-            return True
-        assert isinstance(head, RequestHead)
         left = head.length - len(body)
         if left < 0:
             return False

@@ -45,6 +45,7 @@ def seen(intake: Intake) -> dict[str, Any]:
         "size": intake.size,
         "body": b"".join(intake.take()),
         "tunnel": intake.tunnel,
+        "shown": intake.path,
     }
     if isinstance(made, RequestHead):
         own = made.request_id.startswith("jg-")
@@ -205,7 +206,11 @@ def test_the_key_is_asked_for_every_time() -> None:
         lines = [bad if line.startswith(b"Auth") else line for line in SDK]
         refusal = known.read(head(b"Content-Length: 2", base=lines)[:-4])
         assert refusal is None or (isinstance(refusal, Refusal) and refusal.status == 401)
-        assert read(known, [head(b"Content-Length: 2", base=lines) + b"{}"], KEYED)["refusal"] == (401, "bad_key")
+        data = head(b"Content-Length: 2", base=lines) + b"{}"
+        result = read(known, [data], KEYED)
+        assert result["refusal"] == (401, "bad_key")
+        assert result["shown"] == "/v1/chat/completions"  # the shape of the error follows the path
+        assert "wire" not in result
 
 
 def test_credentials_are_never_kept_and_memory_is_bounded() -> None:
