@@ -114,8 +114,10 @@ def _from_counter(series: Series) -> Curve | str:
         return f"{series.info.source}: the counter never moved"
     middle = (series.t0_ns + series.t1_ns) // 2
     if len(moved) > EVERY_READ * (len(middle) - 1):
-        at, t, bracket = np.arange(len(middle)), middle, (series.t1_ns - series.t0_ns) // 2
-        broken = back
+        # Read about once per update: a read that found nothing new is no node, energy flowed before the next update.
+        at = np.concatenate([[0], moved])
+        t, bracket = middle[at], (series.t1_ns - series.t0_ns)[at] // 2
+        broken = back[moved - 1]
     else:
         at = np.concatenate([[0], moved])
         low, high = series.t0_ns[moved - 1], series.t1_ns[moved]

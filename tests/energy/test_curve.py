@@ -99,3 +99,15 @@ def test_borders_partition_the_nodes(count: int, period_ms: int) -> None:
     assert cut[0] == 0
     assert cut[-1] == count
     assert np.all(np.diff(cut) > 0)
+
+
+def test_a_read_between_two_updates_is_no_node() -> None:
+    """A sampler that reads just after each update and looks in between once a second: power stays what it was."""
+    each = np.arange(5 * MS, 10 * S, 100 * MS, dtype=np.int64)
+    between = np.arange(1 * S - 26 * MS, 10 * S, 1 * S, dtype=np.int64)
+    t = np.sort(np.concatenate([each, between]))
+    value = (t // (100 * MS) * 50_000_000).astype(np.int64)
+    made = curve_of(Series(SensorInfo("c", "gpu", "gpu0", "counter", "uJ", 100 * MS, 1000), t, t + MS, value))
+    assert isinstance(made, Curve)
+    watts = np.diff(made.uj) / np.diff(made.t_ns) * 1000
+    assert np.all(np.abs(watts - 500) < 1)
