@@ -128,9 +128,9 @@ def check(wanted: Arrivals) -> None:
     if not wanted.speed > 0:
         raise UserError(f"--speed {wanted.speed:g}: must be above 0; 2 replays twice as fast")
     if wanted.process != "recorded" and wanted.rate_profile is None and not (wanted.rate_per_s or 0) > 0:
-        raise UserError(f"--rate {wanted.rate_per_s}: the {wanted.process} process needs workflows per second above 0")
+        raise UserError(f"--arrivals {wanted.process}:{wanted.rate_per_s}: needs workflows per second above 0")
     if wanted.process == "gamma" and not wanted.cv > 0:
-        raise UserError(f"--cv {wanted.cv:g}: must be above 0; 1 is Poisson")
+        raise UserError(f"--arrivals gamma: a coefficient of variation of {wanted.cv:g} must be above 0; 1 is Poisson")
     if wanted.limit is not None and wanted.limit < 1:
         raise UserError(f"--limit {wanted.limit}: must be at least 1")
     if wanted.until_s is not None and wanted.until_s <= wanted.from_s:

@@ -15,7 +15,7 @@ import orjson
 from engines import dialects
 from engines.pool import Pool
 from loadgen.bodies import Bodies
-from loadgen.client import Heads
+from loadgen.heads import Heads
 from loadgen.target import Target
 from traces.errors import UserError
 from traces.seams import Connect, NowNs

@@ -16,7 +16,8 @@ from typing import Any
 from engines.parrot.protocol import CALL, SESSION, SESSION_AUTH, VAR
 from engines.pool import Pool
 from loadgen.arrivals import arrival_ns
-from loadgen.client import Row, base_row, unsent, wire_id
+from loadgen.client import Row, base_row, unsent
+from loadgen.heads import wire_id
 from loadgen.options import ReplayOptions
 from loadgen.parrot_plan import PlannedCall, Prefixes, plan_calls
 from loadgen.parrot_run import Run, Step, any_failure, failed

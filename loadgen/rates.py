@@ -77,8 +77,10 @@ def profile(text: str, seed: int) -> Iterator[Piece]:
             case "series":
                 return iter(series(Path(rest)))
     except ValueError as error:
-        raise UserError(f"--rate {text}: {error}") from error
-    raise UserError(f"--rate {text}: give a number, or ramp:, burst:, mmpp: or series: (joulegraph replay --help)")
+        raise UserError(f"--arrivals PROCESS:{text}: {error}") from error
+    raise UserError(
+        f"--arrivals PROCESS:{text}: give a number, or ramp:, burst:, mmpp: or series: (joulegraph replay --help)"
+    )
 
 
 def _numbers(parts: list[str], count: int) -> list[float]:
@@ -121,7 +123,7 @@ def series(path: Path) -> list[Piece]:
         lines = path.read_text().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"--rate series:{path}: cannot be read ({error}); give a text file of `seconds,rate`"
+            f"--arrivals PROCESS:series:{path}: cannot be read ({error}); give a text file of `seconds,rate`"
         ) from error
     points: list[tuple[float, float]] = []
     for number, line in enumerate(lines, 1):

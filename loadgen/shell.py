@@ -18,7 +18,8 @@ from engines.pool import Pool
 from loadgen.agenda import Agenda
 from loadgen.arrivals import arrival_ns
 from loadgen.bodies import Bodies, Output
-from loadgen.client import Exchange, Heads, Row, chosen, unsent, wire_id
+from loadgen.client import Exchange, Row, chosen, unsent
+from loadgen.heads import Heads, wire_id
 from loadgen.options import ReplayOptions
 from loadgen.tally import Tally
 from loadgen.target import Target

@@ -78,7 +78,13 @@ def _arrival_flags(add: Any) -> None:
     add("--from", dest="from_s", type=real(), default=0.0, metavar="S", help="window start")
     add("--until", dest="until_s", type=real(), metavar="S", help="window end, trace seconds")
     add("--idle-cap", type=real(), metavar="S", help="cut gaps without arrivals to S seconds")
-    add("--arrivals", default="recorded", metavar="P", help="recorded, constant:RATE, poisson:RATE or gamma:RATE:CV")
+    add(
+        "--arrivals",
+        default="recorded",
+        metavar="P",
+        help="recorded, constant:RATE, poisson:RATE or gamma:RATE:CV; RATE is workflows per second, or "
+        "ramp:FROM:TO:S, burst:LOW:HIGH:LOW_S:HIGH_S, mmpp:RATExS,RATExS or series:FILE",
+    )
     add("--no-dither", action="store_true", help="keep quantised arrival stamps as they are")
     add("--seed", type=whole(), default=0, help="seed of everything random (default 0)")
     add("--users", type=int, metavar="N", help="CLOSED loop instead: N users, each taking the next workflow in turn")

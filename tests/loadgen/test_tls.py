@@ -88,3 +88,34 @@ def test_urls() -> None:
     with pytest.raises(UserError, match="PEM"):
         Tls(ca_file="/no/such.pem").context()
     assert "secret" not in repr(replace(Target("h", 1), api_key="secret"))
+
+
+def test_what_answers_is_asked_over_the_same_trust(certificate: tuple[Path, Path]) -> None:
+    """joulegraph replay asks GET /v1/models first: answered with the CA file, refused in a sentence without."""
+    import http.server
+    import threading
+
+    from joulegraph.targets import ask
+
+    class Models(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"data": [{"id": "m", "owned_by": "vllm"}]}'
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Nothing."""
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Models) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://127.0.0.1:{server.server_address[1]}"
+        assert ask(url, tls=Tls(ca_file=str(certificate[0])).context()).models == ("m",)
+        assert ask(url, tls=Tls(verify=False).context()).exact_lengths
+        with pytest.raises(UserError, match="no engine answers there"):
+            ask(url)
+        server.shutdown()
