@@ -131,7 +131,6 @@ def test_fixed_and_closed_loop_are_modes_of_their_own(trace: Path, tmp_path: Pat
         (("--max-lateness", "0"), "--max-lateness: '0': give a number above 0"),
         (("--calibrate",), "--calibrate: asks a running OpenAI-style server"),
         (("--ray", "auto"), "--ray: places load and samplers"),
-        (("--users", "3", "--api", "parrot"), "--users: a Parrot"),
     ],
 )
 def test_flags_that_make_no_sense_are_one_sentence(
