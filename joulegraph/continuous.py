@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from energy.attribute import Device
 
 _TIME = {"requests": "t_end_ns", "dispatch": "t_end_ns", "power": "t0_ns"}
+_POINTS = ("process", "reset", "gap")
+"""rows of a power journal that bear on the split, with an instant of their own: without the CPU times of processes all
+CPU joules would go to requests"""
 
 
 @dataclass
@@ -61,7 +64,8 @@ class Tail:
 
 @dataclass
 class Window:
-    """The rows of one journal kind that lie in the window; rows without a time (headers, sensors) stay for good."""
+    """The rows of one journal kind that lie in the window; what is told once (sensors, whose descendant a process is)
+    stays for good."""
 
     kind: str
     tails: dict[Path, Tail] = field(default_factory=dict)
@@ -74,12 +78,16 @@ class Window:
         for path in run.journals(self.kind):
             for line in self.tails.setdefault(path, Tail(path)).lines():
                 row = orjson.loads(line)
-                t_ns = row.get(_TIME[self.kind])
+                t_ns, kind = row.get(_TIME[self.kind]), row.get("kind")
+                if kind == "sensor" or (kind == "process" and row.get("role") and row.get("cpu_ns") is None):
+                    self.kept.append(line)
+                    continue
+                if kind in _POINTS:
+                    t_ns = row.get("t_ns")
                 if t_ns is None:
-                    self.kept.append(line) if row.get("kind") == "sensor" else None
-                else:
-                    self.timed.append((t_ns, line))
-                    latest = t_ns if latest is None else max(latest, t_ns)
+                    continue
+                self.timed.append((t_ns, line))
+                latest = t_ns if latest is None else max(latest, t_ns)
         return latest
 
     def drop_before(self, t_ns: int) -> None:

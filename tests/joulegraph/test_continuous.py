@@ -112,3 +112,21 @@ def test_no_live_file_yet_is_none(tmp_path: Path) -> None:
     assert class_joules(run) is None
     run.write_json("live.json", {"classes": {"chat": 2_500_000}})
     assert class_joules(run) == {"chat": 2.5}
+
+
+def test_a_window_keeps_what_splits_cpu_joules(tmp_path: Path) -> None:
+    rows = [
+        {"kind": "sensor", "source": "rapl"},
+        {"kind": "sample", "source": "rapl", "t0_ns": 5, "t1_ns": 6, "value": 1},
+        {"kind": "process", "source": "proc", "t_ns": 5, "pid": 8, "role": "engine", "cpu_ns": None},
+        {"kind": "process", "source": "proc", "t_ns": 5, "pid": 7, "role": "engine", "cpu_ns": 10},
+        {"kind": "heartbeat", "t_ns": 6},
+        {"kind": "process", "source": "proc", "t_ns": 9, "pid": 7, "role": "engine", "cpu_ns": 20},
+    ]
+    (tmp_path / "power.a.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    window = Window("power")
+    assert window.look(RunDir(tmp_path)) == 9
+    window.drop_before(7)
+    window.write(tmp_path / "out.jsonl")
+    left = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert left == [rows[0], rows[2], rows[5]]
