@@ -65,7 +65,7 @@ def shown(found: Found, figure: str, digits: int, scale: float = 1.0) -> str:
     if row is None:
         return "-"
     text = f"{scale * row['mean']:.{digits}f}"
-    low, high = row.get("low"), row.get("high")
+    low, high = row["low95"], row["high95"]
     return text if low is None or high is None else f"{text} ± {scale * (high - low) / 2:.{digits}f}"
 
 
