@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from joulegraph.report.checks import checks
@@ -220,6 +221,10 @@ def command_line(info: dict[str, Any]) -> str | None:
     if " " in command:
         return command
     words = ["joulegraph", command]
+    if command == "sweep" and isinstance(config, dict):  # one point of a file that the run does not hold
+        factors = config.get("point") or {}
+        point = ", ".join(f"{k} {Path(v).name if k in ('trace', 'model') else v}" for k, v in factors.items())
+        return f"joulegraph sweep, repeat {config.get('repeat')} of the point {point}"
     for key, value in (config if isinstance(config, dict) else {}).items():
         if value is None or value is False or key in _LEFT_OUT or isinstance(value, dict | list):
             continue

@@ -234,6 +234,8 @@ def _power(run: RunDir, notes: list[str]) -> tuple[list[dict[str, Any]], dict[st
         notes.append("no power journal: no power was measured")
         return [], {}, []
     series, events, _ = load_power(run, notes)
+    # what was never there is missing, not lost: it has no description
+    events = [e for e in events if e.kind != "lost" or e.source in series]
     sampling = {kind: sum(e.kind == kind for e in events) for kind in ("gap", "reset", "lost")}
     beats = [e for e in events if e.kind == "heartbeat"]
     if beats:
