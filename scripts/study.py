@@ -25,6 +25,7 @@ from joulegraph.commands.sweep import derive  # noqa: E402
 from joulegraph.sweep.config import TRUTH, Sweep, parse  # noqa: E402
 from joulegraph.sweep.drive import Driver  # noqa: E402
 
+FIGURES = "## Figures\n\n"
 WORKLOADS = ("sequential", "interactive", "agentic", "composite")
 LENGTHS = WORKLOADS[:3]
 FULL: dict[str, dict[str, Any]] = {name: {} for name in WORKLOADS}
@@ -112,6 +113,9 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, help="default 10; with --quick 2, in real time 1")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="virtual points side by side")
     parser.add_argument("--out", type=Path, default=Path("sweeps/study"))
+    parser.add_argument(
+        "--doc", type=Path, metavar="FILE", help=f"put the figures there too, after its line {FIGURES.strip()!r}"
+    )
     args = parser.parse_args()
     virtual = args.engine.partition(":")[0] in ("embedded", "parrot")
     repeats = args.repeats or ((2 if virtual else 1) if args.quick else 10)
@@ -121,7 +125,11 @@ def main() -> int:
     command = "scripts/study.py" + (" --quick" if args.quick else "")
     command += f" --engine {args.engine}" if args.engine != parser.get_default("engine") else ""
     command += f" --repeats {args.repeats}" if args.repeats else ""
-    (args.out / "study.md").write_text(document(Table(asked, args.out), command, arms(args.engine), repeats, virtual))
+    text = document(Table(asked, args.out), command, arms(args.engine), repeats, virtual)
+    (args.out / "study.md").write_text(text)
+    if args.doc is not None:
+        before, mark, _ = args.doc.read_text().partition(FIGURES)
+        args.doc.write_text(before + mark + text.replace("\n### ", "\n#### ").replace("\n## ", "\n### "))
     print(f"{args.out / 'study.md'}: {counts}")
     return 130 if counts["left"] else 1 if counts["failed"] else 0
 
