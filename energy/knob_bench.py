@@ -90,7 +90,7 @@ class Bench:
         done = []
         for row in reversed(pending(self.journal, owner)):
             turn = Turn(**row["turn"])
-            if owner is None and _alive(row["pid"], row["start"]):
+            if owner is None and alive(row["pid"], row["start"]):
                 raise UserError(
                     f"{turn.device}: process {row['pid']} has its {turn.knob} turned now; wait for it or stop it first"
                 )
@@ -180,5 +180,5 @@ def _start_of(pid: int) -> int | None:
         return None
 
 
-def _alive(pid: int, start: int | None) -> bool:
+def alive(pid: int, start: int | None) -> bool:
     return _start_of(pid) == start and start is not None

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from energy import nvml as nvml_sensors
-from energy.knob_bench import MW, Bench, Kind, Turn, pending
+from energy.knob_bench import MW, Bench, Kind, Turn, alive, pending
 from energy.source import Missing
 from traces.child import Child, on_lifeline_end, spawn
 from traces.errors import UserError
@@ -136,15 +136,22 @@ def turned(
 
 
 def restore_left_behind(journal: Path | None = None, nvml: Any = None) -> list[str]:
-    """At every start: put back what a killed run left turned. Sentences of what was done (empty: nothing to do)."""
+    """At every start: put back what a killed run left turned. Sentences of what was done (empty: nothing to do).
+
+    What a process that lives has turned is its own.
+    """
     path = journal or default_journal()
-    if not path.is_file() or not pending(path):
+    gone = (
+        sorted({row["pid"] for row in pending(path) if not alive(row["pid"], row["start"])}) if path.is_file() else []
+    )
+    if not gone:
         return []
     if nvml is None:
         nvml, missing = nvml_sensors.load()
         if missing is not None:
             return [f"{path}: knobs of an earlier run are still turned, but {missing.sentence()}"]
-    return Bench(nvml, path, time.monotonic_ns).restore()
+    bench = Bench(nvml, path, time.monotonic_ns)
+    return [done for pid in gone for done in bench.restore(pid)]
 
 
 def guardian_process(lifeline: Connection, journal: str, owner: int) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from energy.knobs import restore_left_behind
 from energy.procs import listener
 from engines.embedded.server import EngineOptions
 from joulegraph.engines import config_in, model_of
@@ -77,6 +79,9 @@ def interrupts() -> Iterator[Interrupts]:
 def run_real(run: RunDir, plan: RealRun) -> None:
     """Run to the end; run.json says complete, invalid or interrupted. UserError when a part cannot start or dies."""
     started = time.monotonic()
+    if restored := restore_left_behind():
+        run.update_info(knobs_restored=restored)
+        sys.stderr.write("".join(f"left by a run that was killed: {one}\n" for one in restored))
     parts = Parts(run)
     run.update_info(host=describe(), versions=versions(), clock={"start": anchor()})
     state: str = "interrupted"

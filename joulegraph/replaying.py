@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -302,6 +303,7 @@ def _joined(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
 @contextmanager
 def _knobs(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
     from energy.knobs import restore_left_behind, turned
+    from joulegraph.proof import proofs, sentence
 
     if args.embedded or (args.power_cap is None and args.sm_clock is None):
         yield
@@ -310,5 +312,9 @@ def _knobs(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
     with turned(power_cap_w=args.power_cap, sm_clock_mhz=args.sm_clock) as got:
         if got.skipped is not None:
             raise UserError(f"--power-cap/--sm-clock: not permitted here: {got.skipped.sentence()}")
-        run.update_info(knobs={"turned": got.turns, "restored_before": restored})
+        knobs = {"turned": got.turns, "restored_before": restored}
+        run.update_info(knobs=knobs)
         yield
+        proof = proofs(run, got.turns)
+        run.update_info(knobs={**knobs, "proof": proof})
+        sys.stderr.write("".join(f"{sentence(one)}\n" for one in proof))

@@ -41,10 +41,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Look, measure, tell."""
     from energy.examine import examine
+    from energy.knobs import restore_left_behind
     from energy.sampling import find_sources
 
     if args.recorded is not None:
         return _judge_recorded(args)
+    for restored in restore_left_behind():
+        _say(f"left by a run that was killed: {restored}")
     found = find_sources(tuple(name.strip() for name in args.sources.split(",") if name.strip()))
     try:
         _say("looking at each sensor for up to 1.5 s ...")

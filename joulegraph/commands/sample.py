@@ -38,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample until the end, then sum up."""
+    from energy.knobs import restore_left_behind
     from energy.sampling import SamplerConfig, start_sampler
     from energy.summary import summarise
     from joulegraph import host
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.period_ms < 1 or (args.duration is not None and args.duration <= 0):
         raise UserError(f"--period-ms {args.period_ms} --duration {args.duration}: give at least 1 ms, and over 0 s")
+    for restored in restore_left_behind():
+        _say(f"left by a run that was killed: {restored}")
     run_dir = RunDir.create(args.out)
     page = run_dir.file("status.sampler")
     config = SamplerConfig(

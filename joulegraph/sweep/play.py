@@ -90,6 +90,7 @@ def play_real(task: Task) -> None:
     from energy.knobs import turned
     from joulegraph.join.steps import mark, take
     from joulegraph.join.watch import watching
+    from joulegraph.proof import proofs
     from joulegraph.realtime import RealRun, run_real
 
     point = task.point
@@ -118,7 +119,7 @@ def play_real(task: Task) -> None:
         run.update_info(engine=task.engine)
         with watching(run, url) as watch:
             run_real(run, plan)
-        run.update_info(joined=watch.facts())
+        run.update_info(joined=watch.facts(), knobs=proofs(run, knobs.turns))
         if task.steps is not None:
             take(run, task.steps, marked)
     if task.limit is None:
