@@ -55,6 +55,7 @@ class EdgeLocked:
 
     def __init__(self, source: Source, period_ns: int) -> None:
         self.source = source
+        self.period_ns = period_ns
         self.poll_ns = period_ns // 5
         self._phase = Phase(period_ns, self.poll_ns)
 
@@ -67,6 +68,10 @@ class EdgeLocked:
     def infos(self) -> tuple[SensorInfo, ...]:
         """As the source's."""
         return self.source.infos
+
+    def due(self, now_ns: int) -> bool:
+        """Whether an update is due."""
+        return self._phase.due(now_ns)
 
     def read(self, now_ns: NowNs) -> list[Reading]:
         """A sample when an update is due, nothing otherwise."""

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any
 
 from energy.judging import RETRY_NS, Judge, Write
-from energy.source import Grabs, Missing, Reading, Source
+from energy.source import Grabs, Missing, Reading, Source, Waits
 from traces.records import PowerEvent, PowerSample, SensorInfo
 from traces.seams import NowNs
 from traces.status import HISTOGRAM_BUCKETS, StatusPage, bucket, percentile_ns
@@ -42,6 +42,10 @@ class Plan:
     poll_ns: int
     grab: Callable[[NowNs], Any]
     readings: Callable[[Any], list[Reading]]
+    due: Callable[[int], bool] | None = None
+    """of a source that waits: whether it takes the read that it is offered"""
+    gap_ns: int = 0
+    """a pause between reads that is longer is a gap"""
     read_ns: int | None = None
     """end of the last read that was kept"""
     spent_ns: int = 0
@@ -58,9 +62,13 @@ class Plan:
     @classmethod
     def of(cls, source: Source, due_ns: int) -> Plan:
         """A source that can grab is asked to; any other is read and its readings are taken as they are."""
-        if isinstance(source, Grabs):
-            return cls(source, due_ns, source.poll_ns, source.grab, source.readings)
-        return cls(source, due_ns, source.poll_ns, source.read, lambda readings: readings)
+        grab, readings = (source.grab, source.readings) if isinstance(source, Grabs) else (source.read, _as_read)
+        due, every = (source.due, source.period_ns) if isinstance(source, Waits) else (None, source.poll_ns)
+        return cls(source, due_ns, source.poll_ns, grab, readings, due, GAP_PERIODS * every)
+
+
+def _as_read(readings: list[Reading]) -> list[Reading]:
+    return readings
 
 
 _Taken = tuple[Plan, int, int, int, Any]
@@ -187,6 +195,9 @@ class Sampler:
         """One call; nothing of what it gave is looked at yet."""
         clock = self._clock or (lambda: now_ns)
         due_ns, was_alone = plan.due_ns, plan.alone
+        if plan.due is not None and not plan.due(now_ns):
+            plan.due_ns = due_ns + plan.poll_ns
+            return
         plan.since_ns = began = clock()
         plan.due_ns = next_ns = due_ns + plan.poll_ns
         if began >= next_ns:
@@ -232,7 +243,7 @@ class Sampler:
 
     def _keep(self, plan: Plan, began: int, ended: int, why: str, readings: list[Reading]) -> None:
         """The readings of one call into the journal, and what is to be said of them."""
-        if plan.read_ns is not None and began - plan.read_ns > GAP_PERIODS * plan.poll_ns:
+        if plan.read_ns is not None and began - plan.read_ns > plan.gap_ns:
             self._judge.unread(plan.source.infos, plan.read_ns, began, why)
         plan.read_ns = ended
         failed = False

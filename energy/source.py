@@ -51,6 +51,18 @@ class Grabs(Protocol):
         """What a grab shows."""
 
 
+@runtime_checkable
+class Waits(Protocol):
+    """A source that is offered a read more often than it takes one (energy.edges)."""
+
+    def due(self, now_ns: int) -> bool:
+        """Whether to read now."""
+
+    @property
+    def period_ns(self) -> int:
+        """How often it reads in the long run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Polled:
     """The same source at another period (probes poll counters at a fifth of their update period)."""
