@@ -73,7 +73,10 @@ def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, *
     window, block, phase, low, high = _cut(work, t, ((work.start, work.first), (work.first, work.last)))
     seconds = np.maximum(high - low, 0.0)
     out = np.zeros((len(window), 5), np.float64)
-    out[:, 0] = np.interp(high, curve.t, curve.share) - np.interp(low, curve.t, curve.share)
+    for k in (PREFILL, DECODE):
+        mine = phase == k
+        paid = curve.share[:, k]
+        out[mine, 0] = np.interp(high[mine], curve.t, paid) - np.interp(low[mine], curve.t, paid)
     pre = phase == PREFILL
     w = window[pre]
     length = np.maximum(work.first[w] - work.start[w], 1e-9)

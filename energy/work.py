@@ -36,7 +36,7 @@ class Told:
 @dataclass(frozen=True, slots=True)
 class WorkCurve:
     """Cumulative work at instants t (seconds from the windows' origin): features[:, k] in FEATURES order, busy and tail
-    seconds, and share = integral of 1 / scheduled sequences over steps (what one sequence pays of the steps)."""
+    seconds, and share[:, phase] = integral over steps of what one sequence in prefill (0) or decode (1) pays of them."""
 
     t: Floats
     features: Floats
@@ -174,9 +174,9 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
     present = (prefilling + decoding) / np.maximum(np.diff(busy), 1e-9)
     alone = np.diff(spread(t, work.start, work.first, one)) / np.maximum(present, 1.0)
     count = np.where(decoding <= 0, alone, count)  # prefills of one moment share a step
-    share = count / np.maximum(present, 1.0)
+    share = np.stack([count / np.maximum(present, 1.0)] * 2, 1)
     if steps is not None:
-        count, share = _told(steps, work.origin_ns, busy_start, t, count, share, present)
+        count, share = _told(steps, work.origin_ns, busy_start, t, count, share, np.stack([prefilling, decoding], 1))
     before = work.prefill * work.cached + work.prefill * np.maximum(work.prefill - 1, 0) / 2
     columns = [
         np.concatenate([[0.0], np.cumsum(count)]),
@@ -185,7 +185,7 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
         np.concatenate([[0.0], np.cumsum(decode)]),
         np.concatenate([[0.0], np.cumsum(context)]),
     ]
-    curve = WorkCurve(t, np.stack(columns, 1), busy, tail, np.concatenate([[0.0], np.cumsum(share)]))
+    curve = WorkCurve(t, np.stack(columns, 1), busy, tail, np.concatenate([np.zeros((1, 2)), np.cumsum(share, 0)]))
     return curve if steps is None else replace(curve, told=_told_steps(steps, work.origin_ns, busy_start, curve))
 
 
@@ -220,8 +220,10 @@ def _step_times(steps: StepTable, origin_ns: int, busy_start: Floats) -> tuple[F
 def _told(
     steps: StepTable, origin_ns: int, busy_start: Floats, t: Floats, count: Floats, share: Floats, present: Floats
 ) -> tuple[Floats, Floats]:
-    """Steps and shares per cell as the iteration stream has them, where it covers the cell. Windows seen from outside
-    overlap more than batches do: what they share never exceeds the steps there were."""
+    """Steps and shares per cell as the iteration stream has them, where it covers the cell. present: seconds of windows
+    in each phase. A step's sequences pay one part each: those in prefill share the parts of its prefills, those in
+    decode the parts of its decodes (a decode that stands still while prompts have the engine to themselves pays
+    nothing)."""
     sequences = steps.ctx_requests + steps.generation_requests
     start, end = _step_times(steps, origin_ns, busy_start)
     inside = (end >= t[0]) & (end < t[-1]) & (sequences > 0)
@@ -230,5 +232,10 @@ def _told(
     start, end, sequences = np.minimum(start, end - 1e-6)[inside], end[inside], sequences[inside]
     covered = (t[1:] > start[0]) & (t[:-1] < end[-1])
     n = np.diff(spread(t, start, end, np.ones(len(end))))
-    s = np.minimum(np.diff(spread(t, start, end, 1.0 / sequences)), n / np.maximum(present, 1.0))
-    return np.where(covered, n, count), np.where(covered, s, share)
+    parts = [
+        np.diff(spread(t, start, end, c[inside] / sequences)) for c in (steps.ctx_requests, steps.generation_requests)
+    ]
+    width = t[1] - t[0]
+    paid = np.stack(parts, 1) * width / np.maximum(present, 1e-4 * width)
+    paid = np.where(present > 1e-4 * width, paid, 0.0)
+    return np.where(covered, n, count), np.where(covered[:, None], paid, share)

@@ -131,6 +131,15 @@ def tenants(seed: int) -> Mix:
     return b.done("tenants", _LIMITS)
 
 
+def saturated(seed: int) -> Mix:
+    """Long prompts in a queue that never empties: steps of a tenth of a second and more, no preemption."""
+    b = _Builder(seed)
+    for t in b.arrivals(2.6):
+        text = b.tokens(b.size(6000, 0.7, 500, 24000))
+        b.add(t, text, b.size(160, 0.7, 8, 600), b.workflow(), "saturated")
+    return b.done("saturated", Limits(max_num_seqs=128, max_num_batched_tokens=8192))
+
+
 MIXES: dict[str, Callable[[int], Mix]] = {
     "chat": chat,
     "agent": agent,
@@ -138,4 +147,5 @@ MIXES: dict[str, Callable[[int], Mix]] = {
     "low-load": low_load,
     "overload": overload,
     "tenants": tenants,
+    "saturated": saturated,
 }

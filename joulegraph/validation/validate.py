@@ -18,7 +18,7 @@ from joulegraph.validation.controls import CONTROLS, LAG_ERROR_S
 from joulegraph.validation.mixes import MIXES
 from joulegraph.validation.runs import Synthetic, at_level, synthesise
 from joulegraph.validation.score import TERCILES, Score, compare, conformal, covered
-from joulegraph.validation.truths import TRUTHS
+from joulegraph.validation.truths import TRUTHS, linear_profile
 
 TUNING = (1, 2)
 EVALUATION = (101, 202, 303)
@@ -47,7 +47,7 @@ def validate(say: Say, seeds: int = 1) -> dict[str, Any]:
 
 
 def _made(truth: str, mix: str, seed: int) -> Synthetic:
-    return synthesise(MIXES[mix](seed), TRUTHS[truth](seed), seed)
+    return TRUTHS[truth](MIXES[mix](seed), seed)
 
 
 def _tuning(truth: str, mix: str, seed: int, say: Say) -> Score:
@@ -76,7 +76,7 @@ def _pooled(scores: list[Score]) -> dict[str, float]:
 
 def _sensor(mode: str, mix: str, say: Say) -> dict[str, float]:
     seed = EVALUATION[0]
-    run = synthesise(MIXES[mix](seed), TRUTHS["linear"](seed), seed, mode=mode)  # type: ignore[arg-type]
+    run = synthesise(MIXES[mix](seed), linear_profile(seed), seed, mode=mode)  # type: ignore[arg-type]
     s = compare(run, attribute(at_level(run.data, "L1"), level="L1"))
     say(f"sensor {mode} {mix}: {np.median(s.errors):.2%}")
     return s.summary() | {"phase_error": s.phase_error}
