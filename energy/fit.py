@@ -32,6 +32,8 @@ CAPS = (inf, 1.02, 1.06, 0.99, 0.97)
 FEWEST_FOR_LIMIT = 100
 """spans below which a run is too short to tell a power limit from chance"""
 SPAN_NS = 500_000_000
+STEPS_PER_SPAN = 10
+"""engine steps that a span must hold, so that it is not made of lumps"""
 MOST_SPANS = 2000
 
 
@@ -152,9 +154,15 @@ def cells(work: WorkCurve, t: Floats) -> Floats:
     return np.column_stack([idle, after, lit, np.diff(features, axis=0)])
 
 
+def span_ns(work: WorkCurve) -> int:
+    """Length of spans: half a second, or as much as STEPS_PER_SPAN steps take (at most 3 s)."""
+    steps, busy_s = float(work.features[-1, 0] - work.features[0, 0]), float(work.busy[-1] - work.busy[0])
+    return int(np.clip(1e9 * STEPS_PER_SPAN * busy_s / steps, SPAN_NS, 3e9)) if steps > 0 else SPAN_NS
+
+
 def spans_of(curve: Curve, work: WorkCurve, origin_ns: int, lag_s: float) -> Spans:
     """Spans of half a second between counter nodes; resets, gaps and what lies outside the work's grid are left out."""
-    cut = borders(curve, SPAN_NS)
+    cut = borders(curve, span_ns(work))
     t = (curve.t_ns[cut] - origin_ns) / 1e9 - lag_s
     joules, seconds = np.diff(curve.uj[cut]) / 1e6, np.diff(t)
     good = (seconds > 0.1) & (seconds < 4.0) & (t[:-1] >= work.t[0]) & (t[1:] <= work.t[-1])

@@ -79,14 +79,26 @@ def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, *
         out[mine, 0] = np.interp(high[mine], curve.t, paid) - np.interp(low[mine], curve.t, paid)
     pre = phase == PREFILL
     w = window[pre]
-    length = np.maximum(work.first[w] - work.start[w], 1e-9)
-    part0, part1 = (low[pre] - work.start[w]) / length, (high[pre] - work.start[w]) / length
+    part0, part1 = _progress(work, curve, w, low[pre]), _progress(work, curve, w, high[pre])
     tokens = work.prefill[w]
     out[pre, 1] = tokens * (part1 - part0)
     out[pre, 2] = tokens * (part1 - part0) * (work.cached[w] + tokens * (part0 + part1) / 2)
     _decoded(requests, work, t, window, block, phase, out)
     rows = Shares(window, block, phase, out, seconds, np.zeros(len(window)))
     return _waited(rows, work, t) if waiting else rows
+
+
+def _progress(work: Windows, curve: WorkCurve, w: npt.NDArray[np.int32], t: Floats) -> Floats:
+    """Share of each prefill w that is done at t: even over its window, or, where the engine told its steps, as the
+    prompt tokens of all went."""
+    length = np.maximum(work.first[w] - work.start[w], 1e-9)
+    even = (t - work.start[w]) / length
+    if curve.told is None:
+        return even
+    done = curve.features[:, 1]
+    begin, now, end = (np.interp(x, curve.t, done) for x in (work.start[w], t, work.first[w]))
+    made = end - begin
+    return np.where(made > 1.0, (now - begin) / np.maximum(made, 1.0), even)
 
 
 def _waited(rows: Shares, work: Windows, t: Floats) -> Shares:

@@ -15,6 +15,8 @@ from energy.windows import Windows
 
 TAIL_NS = 2_000_000_000
 MOST_PARTS = 16
+LONGEST_STEP_S = 0.5
+"""a longer wait for one token was not all work on it"""
 FEATURES = ("steps", "prefill", "prefill_context", "decode", "context")
 """engine steps; prompt tokens computed; sum over them of the context before each; tokens decoded; context they read"""
 
@@ -124,18 +126,19 @@ def decode_reads(requests: RequestTable, work: Windows, a: int, b: int) -> tuple
 
 
 def _split_reads(index: Ints, t: Floats, drawn: Floats, before: Floats) -> tuple[Ints, Floats, Floats, Floats]:
-    """Reads of several tokens (a server that sends every nth, a reader that came late) as up to MOST_PARTS parts laid
-    evenly over the time since the read before: they were decoded one after another."""
+    """Tokens where they were computed: in the middle of the time since the read before, not at its end. Reads of several
+    (a server that sends every nth, a reader that came late) as up to MOST_PARTS parts laid evenly over that time."""
     many = drawn > 1.5
-    if not np.any(many):
-        return index, t, drawn, before
-    parts = np.where(many, np.minimum(np.ceil(drawn), MOST_PARTS), 1).astype(np.int64)
     same = np.diff(index, prepend=-1) == 0
     gap = np.where(same, np.diff(t, prepend=t[:1]), 0.0)
+    if not np.any(many):
+        return index, t - np.minimum(gap, LONGEST_STEP_S) / 2, drawn, before
+    parts = np.where(many, np.minimum(np.ceil(drawn), MOST_PARTS), 1).astype(np.int64)
     again = np.repeat(np.arange(len(index)), parts)
     part = np.arange(len(again)) - np.repeat(np.cumsum(parts) - parts, parts)
     each = (drawn / parts)[again]
-    back = (parts[again] - 1 - part) / parts[again]
+    back = (parts[again] - 0.5 - part) / parts[again]
+    gap = np.where(many, gap, np.minimum(gap, LONGEST_STEP_S))
     return index[again], t[again] - gap[again] * back, each, before[again] + part * each
 
 
@@ -186,7 +189,20 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
         np.concatenate([[0.0], np.cumsum(context)]),
     ]
     curve = WorkCurve(t, np.stack(columns, 1), busy, tail, np.concatenate([np.zeros((1, 2)), np.cumsum(share, 0)]))
-    return curve if steps is None else replace(curve, told=_told_steps(steps, work.origin_ns, busy_start, curve))
+    return curve if steps is None else _placed(curve, _told_steps(steps, work.origin_ns, busy_start, curve))
+
+
+def _placed(curve: WorkCurve, told: Told) -> WorkCurve:
+    """The curve with its work where the engine's steps had it, each step's evenly over its time, instead of evenly over
+    each request's window: with long steps, or prompts that are computed piece by piece, energy follows the steps."""
+    if len(told.end) < 2:
+        return replace(curve, told=told)
+    t, start = curve.t, told.end - told.seconds
+    covered = (t[1:] > start[0]) & (t[:-1] < told.end[-1])
+    parts = np.diff(curve.features, axis=0)
+    for k in range(1, parts.shape[1]):
+        parts[:, k] = np.where(covered, np.diff(spread(t, start, told.end, told.work[:, k])), parts[:, k])
+    return replace(curve, told=told, features=np.concatenate([curve.features[:1], curve.features[0] + np.cumsum(parts, 0)]))
 
 
 def _cover(t: Floats, start: Floats, end: Floats) -> Floats:
