@@ -104,6 +104,7 @@ def attribute(
     curves, missing = choose(data.series)
     notes += missing
     curves = [c for c in curves if c.domain in COMPONENTS]
+    notes += apart(curves, work)
     devices: list[Device] = []
     if curves or (profile is not None and len(work)):
         ends = [(float(t) - work.origin_ns) / 1e9 for c in curves for t in (c.t_ns[0], c.t_ns[-1])]
@@ -128,6 +129,17 @@ def attribute(
     result = Attribution(level, policy, data.requests, devices, figures, notes)
     result.totals.update(totals(result))
     return result
+
+
+def apart(curves: list[Curve], work: Windows) -> list[str]:
+    """A note per sensor that was read at other times than the requests ran: most likely on another clock."""
+    begin, end = work.origin_ns, work.origin_ns + (round(float(work.last.max()) * 1e9) if len(work) else 0)
+    return [
+        f"{c.source}: read from {c.t_ns[0]} to {c.t_ns[-1]} ns, requests ran from {begin} to {end} ns: no joules meet"
+        " them; are both on one monotonic clock?"
+        for c in curves
+        if len(work) and (c.t_ns[-1] <= begin or c.t_ns[0] >= end)
+    ]
 
 
 def with_policy(result: Attribution, policy: str) -> Attribution:

@@ -11,6 +11,7 @@ import csv
 import gzip
 from collections.abc import Iterator
 from dataclasses import asdict
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,12 +70,28 @@ def _open(path: Path) -> IO[str]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of JSON lines. A last line cut short is left out (a writer was killed); any other damage is an error."""
     with _open(path) as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             try:
-                yield orjson.loads(line)
+                row = orjson.loads(line)
             except orjson.JSONDecodeError as error:
+                if not line.endswith("\n"):
+                    return
                 raise UserError(f"{path}: line {number}: not JSON ({error}); fix or remove the line") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{path}: line {number}: not an object; docs/attribution.md has the layout")
+            yield row
+
+
+def _whole(text: str) -> int:
+    """A whole number, also where a tool wrote it as 12.0 or 1.2e6."""
+    try:
+        return int(text)
+    except ValueError:
+        return int(Decimal(text))
 
 
 def _requests(run: RunDir, path: Path) -> int:
@@ -92,6 +109,8 @@ def _requests(run: RunDir, path: Path) -> int:
             count += 1
     finally:
         writer.close()
+    if not count:
+        raise UserError(f"{path}: no request in it; a recording needs at least one")
     return count
 
 
@@ -102,7 +121,7 @@ def _request(row: dict[str, Any]) -> RequestRecord:
     first, gaps = row.get("t_first_ns"), row.get("token_dt_us") or []
     ok = row.get("error") is None and row.get("status", 200) in (None, 200)
     times = np.cumsum([0, *gaps]) * 1000
-    last = None if first is None else min(int(first + times[-1]), int(row["t_end_ns"]))
+    last = None if first is None or not gaps else min(int(first + times[-1]), int(row["t_end_ns"]))
     sent = int(row["t_send_ns"])
     completion = usage.get("completion_tokens", row.get("n_out"))
     reads = () if first is None else (int(first) - sent, *(int(g) * 1000 for g in gaps))
@@ -148,7 +167,14 @@ def _spread(reads: int, tokens: int | None) -> tuple[int, ...]:
 
 def _phases(run: RunDir, path: Path, requests: Path) -> int:
     """Phases as they are, with the end of each: the start of the next, or the last answer."""
-    phases = orjson.loads(path.read_bytes())["phases"]
+    try:
+        document = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); fix or remove the file") from error
+    phases = document.get("phases") if isinstance(document, dict) else document
+    if not isinstance(phases, list) or not all(isinstance(p, dict) and isinstance(p.get("t_ns"), int) for p in phases):
+        raise UserError(f"{path}: needs a list `phases` of objects with `phase` and `t_ns` (whole ns)")
+    phases.sort(key=lambda p: int(p["t_ns"]))
     last = max(int(r["t_end_ns"]) for r in _rows(requests))
     for this, following in zip(phases, [*phases[1:], None], strict=True):
         this["end_ns"] = following["t_ns"] if following else max(last, this["t_ns"])
@@ -175,20 +201,25 @@ def _samples(writer: Any, path: Path) -> int:
     count = 0
     with _open(path) as file:
         reader = csv.DictReader(file)
-        columns = [c for c in _POWER if c in (reader.fieldnames or ())]
-        if not {"t0_ns", "t1_ns", "energy_mj"} <= set(reader.fieldnames or ()):
-            raise UserError(f"{path}: columns t0_ns, t1_ns and energy_mj are needed, found {reader.fieldnames}")
+        there = set(reader.fieldnames or ())
+        columns = [c for c in _POWER if c in there]
+        if "t0_ns" not in there or not there & {"energy_mj", "instant_mw", "average_mw"}:
+            raise UserError(
+                f"{path}: needs t0_ns and one of energy_mj, instant_mw, average_mw in its head line, found"
+                f" {', '.join(reader.fieldnames or ()) or 'nothing'}"
+            )
         for name in columns:
             writer.write(_POWER[name][0])
         for number, row in enumerate(reader, 2):
             try:
-                t0, t1 = int(row["t0_ns"]), int(row["t1_ns"])
+                t0 = _whole(row["t0_ns"])
+                t1 = _whole(row["t1_ns"]) if row.get("t1_ns") else t0
                 for name in columns:
                     info, factor = _POWER[name]
-                    value = int(row[name]) * factor if row[name] else None
+                    value = round(Decimal(row[name]) * factor) if row[name] else None
                     writer.write(PowerSample(info.source, t0, t1, value, None if value is not None else "empty"))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path}: line {number}: {error}; columns must be whole numbers") from error
+            except (ValueError, TypeError, InvalidOperation) as error:
+                raise UserError(f"{path}: line {number}: not a number in {row}; fix or remove the line") from error
             count += 1
     return count
 
@@ -215,8 +246,8 @@ def _steps(run: RunDir, path: Path) -> int:
     count = 0
     try:
         for row in _rows(path):
-            it = row.get("it")
-            if not it:
+            it = row.get("it") or row
+            if "num_ctx_tokens" not in it:
                 continue
             record = StepRecord(
                 int(row["t_ns"]), row.get("run", 0), row.get("wait", 0), row.get("kv", 0.0), it["num_ctx_requests"],

@@ -202,7 +202,9 @@ def _placed(curve: WorkCurve, told: Told) -> WorkCurve:
     parts = np.diff(curve.features, axis=0)
     for k in range(1, parts.shape[1]):
         parts[:, k] = np.where(covered, np.diff(spread(t, start, told.end, told.work[:, k])), parts[:, k])
-    return replace(curve, told=told, features=np.concatenate([curve.features[:1], curve.features[0] + np.cumsum(parts, 0)]))
+    return replace(
+        curve, told=told, features=np.concatenate([curve.features[:1], curve.features[0] + np.cumsum(parts, 0)])
+    )
 
 
 def _cover(t: Floats, start: Floats, end: Floats) -> Floats:

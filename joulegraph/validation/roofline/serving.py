@@ -47,7 +47,7 @@ class Serving:
     chunk: int = 512
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """A request inside the engine. computed: tokens whose KV is there; target: tokens to compute before it decodes."""
 
@@ -139,6 +139,7 @@ class _Engine:
         self.log: list[Logged] = []
         self.kelvins: list[float] = []
         self.preempted = 0
+        self.used = 0
 
     def step(self) -> bool:
         """One step, or a jump to the next arrival; False when nothing is left."""
@@ -171,6 +172,7 @@ class _Engine:
 
     def _batch(self) -> list[tuple[Run, int]]:
         """(sequence, tokens) of the next step."""
+        self.used = sum(self._held(r) for r in self.running)
         left = self.serving.budget
         picked: list[tuple[Run, int]] = []
         prompts = [r for r in self.running if r.computed < r.target]
@@ -192,30 +194,34 @@ class _Engine:
             self.running.append(r)
             n = min(r.target - r.computed, left, self._most(r))
             picked.append((r, n))
+            self.used += r.computed + n
             left -= n
         return picked
 
     def _most(self, r: Run) -> int:
         return self.serving.chunk if self.serving.policy == "capped" and r.computed < r.target else 1 << 30
 
-    def _used(self) -> int:
-        return sum(-(-r.computed // BLOCK) * BLOCK for r in self.running)
+    @staticmethod
+    def _held(r: Run) -> int:
+        return -(-r.computed // BLOCK) * BLOCK
 
     def _fits(self, r: Run) -> bool:
         return len(self.running) < self.serving.sequences and (
-            not self.running or self._used() + r.asked.prompt + r.made + BLOCK <= self.serving.kv_tokens
+            not self.running or self.used + r.asked.prompt + r.made + BLOCK <= self.serving.kv_tokens
         )
 
     def _room(self, r: Run, n: int, picked: list[tuple[Run, int]]) -> bool:
         """Make room by throwing out the last admitted; False when that was r itself."""
-        while self._used() + n > self.serving.kv_tokens and len(self.running) > 1:
+        while self.used + n > self.serving.kv_tokens and len(self.running) > 1:
             victim = self.running.pop()
+            self.used -= self._held(victim)
             victim.computed, victim.preempted = 0, victim.preempted + 1
             self.waiting.appendleft(victim)
             self.preempted += 1
             picked[:] = [p for p in picked if p[0] is not victim]
             if victim is r:
                 return False
+        self.used += n
         return True
 
     def _admit(self, r: Run) -> None:
