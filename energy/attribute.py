@@ -235,9 +235,9 @@ def _figures(name: str, devices: list[Device], requests: RequestTable) -> Figure
         spare = int(d.ledger.idle.sum() + d.ledger.tail.sum())
         if seconds.sum() > 0:
             extra += largest_remainder(seconds.astype(float), np.zeros(2 * n, np.int64), np.array([spare], np.int64))
-        width = widths(
-            d.rows, d.blocks, d.fit, d.split, equal(d.rows, d.blocks, d.fit), d.lag, d.curve.period_ns / 1e9, len(work)
-        )
+        apart_uj = equal(d.rows, d.blocks, d.fit)
+        edge_s = d.curve.period_ns / 1e9
+        width = widths(d.rows, d.blocks, d.split, apart_uj, d.lag, edge_s, d.ledger.ratio, len(work))
         at = np.repeat(work.row * 2, 2) + np.tile([0, 1], len(work))
         half[at] += width.half_uj
     most = sum(d.curve.total_uj for d in devices)

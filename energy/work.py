@@ -38,7 +38,7 @@ class Told:
 @dataclass(frozen=True, slots=True)
 class WorkCurve:
     """Cumulative work at instants t (seconds from the windows' origin): features[:, k] in FEATURES order, busy and tail
-    seconds, and share[:, phase] = integral over steps of what one sequence in prefill (0) or decode (1) pays of them."""
+    seconds, share[:, phase] = integral over steps of what one sequence in prefill (0) or decode (1) pays of them."""
 
     t: Floats
     features: Floats
@@ -126,8 +126,8 @@ def decode_reads(requests: RequestTable, work: Windows, a: int, b: int) -> tuple
 
 
 def _split_reads(index: Ints, t: Floats, drawn: Floats, before: Floats) -> tuple[Ints, Floats, Floats, Floats]:
-    """Tokens where they were computed: in the middle of the time since the read before, not at its end. Reads of several
-    (a server that sends every nth, a reader that came late) as up to MOST_PARTS parts laid evenly over that time."""
+    """Tokens where they were computed: in the middle of the time since the read before, not at its end. Several in one
+    read (a server that sends every nth, a reader that was late) as up to MOST_PARTS parts laid evenly over that time."""
     many = drawn > 1.5
     same = np.diff(index, prepend=-1) == 0
     gap = np.where(same, np.diff(t, prepend=t[:1]), 0.0)

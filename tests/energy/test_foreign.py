@@ -1,0 +1,109 @@
+"""Odd and damaged recordings: one clear sentence, or a sound result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from energy.attribute import attribute
+from energy.curve import Curve, curve_of
+from energy.foreign import COUNTER, import_run
+from energy.load import load_run
+from energy.tables import Series
+from traces.errors import UserError
+from traces.rundir import RunDir
+
+S = 1_000_000_000
+
+
+def _rows(n: int = 8) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": i, "t_send_ns": (10 + i) * S, "t_first_ns": (10 + i) * S + S // 10, "t_end_ns": (12 + i) * S,
+            "token_dt_us": [20_000] * 40, "usage": {"prompt_tokens": 300, "completion_tokens": 41}, "foo": "bar",
+        }
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def _write(folder: Path, rows: list[dict[str, Any]], power: str) -> Path:
+    (folder / "requests.jsonl").write_bytes(b"".join(orjson.dumps(r) + b"\n" for r in rows))
+    (folder / "power.csv").write_text(power)
+    return folder
+
+
+def _power(head: str, watts: int = 200) -> str:
+    lines = [head]
+    for k in range(600):
+        t = 5 * S + k * S // 20
+        value = {"t0_ns": t, "t1_ns": t + 1000, "energy_mj": f"{watts * 50 * k}.0", "instant_mw": watts * 1000, "x": 1}
+        lines.append(",".join(str(value[c]) for c in head.split(",")))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "head", ["t0_ns,t1_ns,energy_mj", "t0_ns,energy_mj,x", "instant_mw,t0_ns,t1_ns", "energy_mj,instant_mw,t1_ns,t0_ns"]
+)
+def test_whatever_columns_there_are(tmp_path: Path, head: str) -> None:
+    rows = _rows()
+    import_run(_write(tmp_path, rows[::-1], _power(head)), tmp_path / "run")
+    result = attribute(load_run(RunDir.open(tmp_path / "run")))
+    assert sorted(result.requests.ids) == [str(i) for i in range(8)]
+    assert result.totals["closure_uj"] == 0
+    assert result.totals["measured_uj"] == pytest.approx(200 * 599 / 20 * 1e6, rel=0.01)
+    assert result.totals["attributed_uj"] > 0
+
+
+def test_without_token_times_a_request_runs_to_its_end(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in r.items() if k != "token_dt_us"} for r in _rows()]
+    import_run(_write(tmp_path, rows, _power("t0_ns,energy_mj")), tmp_path / "run")
+    device = attribute(load_run(RunDir.open(tmp_path / "run"))).devices[0]
+    assert np.all(device.windows.last - device.windows.first > 1.8)
+
+
+def test_power_of_another_clock_is_said(tmp_path: Path) -> None:
+    rows = [{**r, **{k: r[k] + 10**15 for k in ("t_send_ns", "t_first_ns", "t_end_ns")}} for r in _rows()]
+    import_run(_write(tmp_path, rows, _power("t0_ns,energy_mj")), tmp_path / "run")
+    notes = attribute(load_run(RunDir.open(tmp_path / "run"))).notes
+    assert any("one monotonic clock" in n for n in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("requests.jsonl", "", "no request in it"),
+        ("requests.jsonl", "[1]\n", "line 1: not an object"),
+        ("requests.jsonl", "{oops\n", "line 1: not JSON"),
+        ("power.csv", "t0_ns,foo\n1,2\n", "one of energy_mj, instant_mw, average_mw"),
+        ("power.csv", "t0_ns,energy_mj\n1,two\n", "line 2: not a number"),
+        ("phases.json", '{"a": 1}', "needs a list `phases`"),
+        ("phases.json", "{", "not JSON"),
+    ],
+)
+def test_damage_is_one_sentence(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+    _write(tmp_path, _rows(), _power("t0_ns,energy_mj"))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        import_run(tmp_path, tmp_path / "run")
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    _write(tmp_path, _rows(), _power("t0_ns,energy_mj"))
+    with (tmp_path / "requests.jsonl").open("a") as file:
+        file.write('{"id": "x", "t_se')
+    assert import_run(tmp_path, tmp_path / "run")["requests"] == 8
+
+
+def test_an_edge_after_missing_reads_is_where_the_sensor_set_it() -> None:
+    """300 W on a 100 ms grid, polled every 20 ms with 1.3 s missing: every node lies on the line."""
+    t = np.arange(0, 30 * S, S // 50)
+    t = t[(t < 12_345_000_000) | (t > 13_655_000_000)]
+    shown = (t // (S // 10)) * (S // 10)
+    curve = curve_of(Series(COUNTER, t, t + 1000, shown // 1000 * 300))
+    assert isinstance(curve, Curve)
+    off = curve.uj - (curve.t_ns - curve.t_ns[0]) * 0.3
+    assert np.abs(off).max() < 0.03 * 300e6
