@@ -127,7 +127,7 @@ def decode_reads(requests: RequestTable, work: Windows, a: int, b: int) -> tuple
 
 def _split_reads(index: Ints, t: Floats, drawn: Floats, before: Floats) -> tuple[Ints, Floats, Floats, Floats]:
     """Tokens where they were computed: in the middle of the time since the read before, not at its end. Several in one
-    read (a server that sends every nth, a reader that was late) as up to MOST_PARTS parts laid evenly over that time."""
+    read (a server sends every nth, a reader was late) in up to MOST_PARTS parts laid evenly over that time."""
     many = drawn > 1.5
     same = np.diff(index, prepend=-1) == 0
     gap = np.where(same, np.diff(t, prepend=t[:1]), 0.0)
