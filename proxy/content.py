@@ -47,6 +47,8 @@ MAX_MESSAGES = 4096
 Piece = tuple[str, bytes, tuple[str, ...]]
 """role, canonical bytes, tool ids named"""
 MAX_SAMPLING_VALUE = 64
+MAX_MET, MAX_MET_BYTES = 512, 4096
+"""texts of earlier messages whose digests are kept at hand, 2 MB of UTF-8 at most"""
 
 
 @dataclass(slots=True)
@@ -108,8 +110,9 @@ def _plain_chat(body: dict[str, Any], key: bytes) -> tuple[tuple[dict[str, Any],
         return None
     rows: list[dict[str, Any]] = []
     prompt: list[bytes] = []
-    fresh = _keyed(key, 12).copy
-    for turn in turns:
+    known = _met(key)
+    last = len(turns) - 1
+    for at, turn in enumerate(turns):
         if type(turn) is not dict or len(turn) != 2:
             return None
         role, content = turn.get("role"), turn.get("content")
@@ -117,11 +120,22 @@ def _plain_chat(body: dict[str, Any], key: bytes) -> tuple[tuple[dict[str, Any],
         if start is None or type(content) is not str:
             return None
         text = content.encode()
-        made = fresh()
-        made.update(text)
-        rows.append({"role": role, "length": len(text), "digest": made.hexdigest()})
+        value = known.get(content)
+        if value is None:
+            value = digest(text, key)
+            if at != last and len(text) <= MAX_MET_BYTES:
+                if len(known) >= MAX_MET:
+                    known.clear()
+                known[content] = value
+        rows.append({"role": role, "length": len(text), "digest": value})
         prompt += (start, text)
     return tuple(rows), b"".join(prompt)
+
+
+@lru_cache(maxsize=1)
+def _met(key: bytes) -> dict[str, str]:
+    """Digests of texts that came before the last message of a prompt (system prompts, history): they come again."""
+    return {}
 
 
 @lru_cache(maxsize=8)

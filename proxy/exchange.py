@@ -185,6 +185,11 @@ class Exchange:
         return sum(self._read_bytes)
 
     @property
+    def read_sizes(self) -> Sequence[int]:
+        """Bytes of each read, framing included."""
+        return self._read_bytes
+
+    @property
     def read_times(self) -> Sequence[int]:
         """ns between the reads of the reply, the first since arrival."""
         return self._read_dt
@@ -194,17 +199,28 @@ class Exchange:
         """Token events of each read."""
         return self._read_tokens
 
-    def row(self) -> dict[str, Any]:
-        """Everything seen, once the exchange has ended: the fields of RequestRecord as they are journalled.
-
-        A plain dict because building and serialising it costs a third of what the dataclass does.
-        """
+    def settled(self) -> Observer | None:
+        """What was seen of the reply, read to its end; once the exchange has ended."""
         if self.outcome is None:
             raise RuntimeError("an exchange has no record before its end")
         seen = self._observer
         if seen is not None:
             seen.finish()
             self.tokens = seen.tokens
+        return seen
+
+    @property
+    def name(self) -> str:
+        """What edges call it: its node, else its request id."""
+        tag = self.tag
+        return self.head.request_id if tag is None else tag.node_id or self.head.request_id
+
+    def row(self) -> dict[str, Any]:
+        """Everything seen, once the exchange has ended: the fields of RequestRecord as they are journalled.
+
+        A plain dict because building and serialising it costs a third of what the dataclass does.
+        """
+        seen = self.settled()
         head, facts = self.head, self.facts or NO_FACTS
         tag = self.tag if self.tag is not None else NO_TAG
         usage = seen.usage if seen is not None else NO_USAGE
@@ -212,7 +228,7 @@ class Exchange:
         return {
             "request_id": head.request_id,
             "workflow_id": tag.workflow_id,
-            "node_id": None if self.tag is None else tag.node_id or head.request_id,
+            "node_id": None if self.tag is None else self.name,
             "outcome": self.outcome,
             "t_arrival_ns": self.t_arrival_ns,
             "t_end_ns": self.t_end_ns,

@@ -18,6 +18,7 @@ from proxy.lineage import Lineage
 from proxy.outbox import Outbox
 from proxy.page import Page
 from proxy.parrot import Parrot
+from proxy.rowline import line
 from proxy.study import Study
 from proxy.upstream import Pool
 from traces.seams import Connect, NowNs
@@ -40,6 +41,7 @@ class Hub:
         now_ns: NowNs,
         connect: Connect,
         write: Callable[[dict[str, Any]], None],
+        write_line: Callable[[bytes], None] | None = None,
         status: StatusPage | None,
         tls: ssl.SSLContext | None,
     ) -> None:
@@ -57,6 +59,8 @@ class Hub:
         self.draining = False
         self.in_flight = 0
         self._write = write
+        self._write_line = write_line
+        """takes the journal's line where that is all that is wanted: cheaper than a row and its JSON"""
         self.parrot: Parrot | None = None
         self.loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -159,14 +163,20 @@ class Hub:
     def _write_down(self, exchange: Exchange, study: Study | None) -> None:
         if study is not None:
             study.read()
-        row = exchange.row()
-        name = row["node_id"] or row["request_id"]
-        self.lineage.learn(name, row["workflow_id"], row["response_id"], row["tool_call_ids"])
-        self.page.ended(exchange, self.in_flight, row["prompt_tokens"] or 0)
-        if self.parrot is None:
-            self._write(row)
+        seen, tag = exchange.settled(), exchange.tag
+        prompt_tokens = 0
+        if seen is not None:
+            prompt_tokens = seen.usage.prompt_tokens or 0
+            if seen.response_id is not None or seen.tool_call_ids:
+                workflow = tag.workflow_id if tag is not None else None
+                self.lineage.learn(exchange.name, workflow, seen.response_id, seen.tool_call_ids)
+        self.page.ended(exchange, self.in_flight, prompt_tokens)
+        if self.parrot is not None:
+            self.parrot.take(exchange, exchange.row())
+        elif self._write_line is not None:
+            self._write_line(line(exchange))
         else:
-            self.parrot.take(exchange, row)
+            self._write(exchange.row())
 
     async def idle(self) -> None:
         """Until every exchange is recorded."""

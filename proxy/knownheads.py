@@ -46,6 +46,25 @@ class _Plan:
     """the pieces to send: runs of numbered lines as they go on, empty for the varying ones"""
     single: frozenset[bytes]
     """names among the numbered lines; none of them may come again"""
+    start: bytes
+    """the head up to its first varying value, or all of it"""
+    shape: list[_Value] | None
+    """the varying values with what stood between them where the plan was made; None where names repeat"""
+    lines: int
+
+
+@dataclass(slots=True)
+class _Value:
+    """One varying value of a head in the plan's own spelling."""
+
+    low: bytes
+    before: bytes
+    """its name as spelled, colon and space"""
+    slot: int
+    passed: bool
+    tag: str | None
+    behind: bytes
+    """from the value's end to the next varying value, or to the end of the head"""
 
 
 class KnownHeads:
@@ -59,16 +78,24 @@ class KnownHeads:
         self._next = 0
         self._once: set[bytes] = set()
         self._plans: dict[Key, _Plan] = {}
+        self._last: _Plan | None = None
+        """the plan met last: most heads are the same again"""
         self._names: dict[bytes, tuple[bytes, bool, str | None]] = {}
         """spellings of the names of lines without a number -> lower case, whether the line goes on, its tag's name"""
         self._variety: dict[bytes, int] = {}
 
     def read(self, raw: bytes) -> RequestHead | Refusal | None:
         """Judge a head (without its final blank line); None when it is not one of those met before."""
+        last = self._last
+        if last is not None and raw.startswith(last.start):
+            found = self._read_as(last, raw)
+            if found is not None:
+                return found
         lines = raw.split(b"\r\n")
         plan = self._plans.get(tuple(map(self._numbers.get, lines)))
         if plan is None or len(raw) + len(lines) > self._max_head:
             return None
+        self._last = plan
         parts = plan.parts.copy()
         seen: dict[bytes, bytes] = {}
         tags: dict[str, str] = {}
@@ -88,6 +115,33 @@ class KnownHeads:
             if tag is not None:
                 tags[tag] = value.decode("latin-1")
         if b"".join(seen.values()).translate(None, _VISIBLE):
+            return None
+        return self._judge(plan, parts, seen, tags)
+
+    def _read_as(self, plan: _Plan, raw: bytes) -> RequestHead | Refusal | None:
+        """The same for a head that differs from the last one in its values alone, without looking at each line."""
+        shape = plan.shape
+        if shape is None or len(raw) + plan.lines > self._max_head:
+            return None
+        parts = plan.parts.copy()
+        seen: dict[bytes, bytes] = {}
+        tags: dict[str, str] = {}
+        at = len(plan.start)
+        for want in shape:
+            end = raw.find(b"\r\n", at)
+            if end < 0:
+                end = len(raw)
+            if not raw.startswith(want.behind, end):
+                return None
+            value = seen[want.low] = raw[at:end]
+            if not value or value[0] == _BLANK or value[-1] == _BLANK:
+                return None
+            if want.passed:
+                parts[want.slot] = want.before + value + b"\r\n"
+            if want.tag is not None:
+                tags[want.tag] = value.decode("latin-1")
+            at = end + len(want.behind)
+        if at != len(raw) or b"".join(seen.values()).translate(None, _VISIBLE):
             return None
         return self._judge(plan, parts, seen, tags)
 
@@ -188,6 +242,7 @@ class KnownHeads:
         """Start anew; numbers are never given twice, so no old plan can be met again."""
         self._numbers.clear()
         self._plans.clear()
+        self._last = None
         self._names.clear()
         self._variety.clear()
 
@@ -212,6 +267,8 @@ class KnownHeads:
                 single.add(low)
         if len(self._plans) >= MAX_PLANS:
             self._plans.clear()
+            self._last = None
+        start, shape = self._shape(lines, varying, single)
         self._plans[tuple(map(numbers.get, lines))] = _Plan(
             head.method,
             head.target,
@@ -221,7 +278,28 @@ class KnownHeads:
             varying,
             parts,
             frozenset(single),
+            start,
+            shape,
+            len(lines),
         )
+
+    def _shape(
+        self, lines: list[bytes], varying: list[tuple[int, int]], single: set[bytes]
+    ) -> tuple[bytes, list[_Value] | None]:
+        """A head's text cut at its varying values: what is before the first, and each with what is behind it."""
+        spelled = {at: lines[at].partition(b": ")[0] for at, _ in varying}
+        known = {at: self._names.get(name) for at, name in spelled.items()}
+        lows = [entry[0] for entry in known.values() if entry is not None]
+        if len(lows) != len(set(lows)) or len(lows) != len(varying) or not single.isdisjoint(lows):
+            return b"", None
+        marked = [spelled[at] + b": \x00" if at in spelled else line for at, line in enumerate(lines)]
+        start, *behind = b"\r\n".join(marked).split(b"\x00")
+        shape = [
+            _Value(entry[0], spelled[at] + b": ", slot, entry[1], entry[2], rest)
+            for (at, slot), entry, rest in zip(varying, known.values(), behind, strict=True)
+            if entry is not None
+        ]
+        return start, shape
 
 
 def _same(lines: list[bytes], headers: Pairs) -> bool:

@@ -13,13 +13,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from proxy.config import ProxyConfig
 from proxy.page import slot_names
@@ -91,7 +88,7 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
                 now_ns=time.monotonic_ns,
                 connect=loop.create_connection,  # type: ignore[arg-type]
                 serve=_serve(loop, config.reuse_port),
-                write_row=_serialised(journal),
+                write_line=journal.put,  # lines are made here and now: the thread would hold the GIL for whole batches
                 status=page,
             )
         except UserError:
@@ -113,11 +110,6 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
     ticker.cancel()
     journal.close()
     _show(page, journal)
-
-
-def _serialised(journal: QueuedWriter) -> Callable[[Any], None]:
-    """Rows are turned to bytes here and now (a few us): the journal's thread would hold the GIL for whole batches."""
-    return lambda row: journal.put(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _serve(loop: asyncio.AbstractEventLoop, reuse_port: bool) -> Any:

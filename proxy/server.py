@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from proxy.config import ProxyConfig, check, parse_target
 from proxy.front import Front
 from proxy.hub import Hub
@@ -80,18 +82,19 @@ async def start(
     connect: Connect,
     serve: Serve,
     write: Callable[[RequestRecord], None] | None = None,
-    write_row: Callable[[dict[str, Any]], None] | None = None,
+    write_line: Callable[[bytes], None] | None = None,
     status: StatusPage | None = None,
 ) -> RunningProxy:
     """Listen on host:port (0: any free port). UserError when the configuration or the port cannot be used.
 
-    Records go to `write`, or, cheaper, as their journal rows to `write_row`.
+    Records go to `write`, or, cheaper, as lines of the journal to `write_line`.
     """
     check(config, host)
     if config.engine == "parrot":  # every body is read before it goes on, however long
         config = replace(config, buffer_body=config.max_body)
     tls = _upstream_tls(config) if any(parse_target(url).tls for url in config.upstreams) else None
-    hub = Hub(config, now_ns=now_ns, connect=connect, write=write_row or _as_records(write), status=status, tls=tls)
+    rows = _as_records(write) if write_line is None else _as_lines(write_line)
+    hub = Hub(config, now_ns=now_ns, connect=connect, write=rows, write_line=write_line, status=status, tls=tls)
     try:
         if config.tls_cert is not None:
             server = await serve(lambda: Front(hub), host, port, ssl=_front_tls(config))
@@ -105,9 +108,13 @@ async def start(
 
 def _as_records(write: Callable[[RequestRecord], None] | None) -> Callable[[dict[str, Any]], None]:
     if write is None:
-        raise TypeError("start() needs write or write_row")
+        raise TypeError("start() needs write or write_line")
     take = write
     return lambda row: take(from_row(RequestRecord, row))
+
+
+def _as_lines(write_line: Callable[[bytes], None]) -> Callable[[dict[str, Any]], None]:
+    return lambda row: write_line(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _port(server: asyncio.AbstractServer, asked: int) -> int:

@@ -3,8 +3,9 @@
  *   stream_load PORT CONNECTIONS SECONDS n|s CHUNKS US [RATE [PAD]]
  *
  * n: non-streaming, s: streaming (CHUNKS every US microseconds). RATE 0: closed loop, one request after the other on each
- * connection; else requests per second on whichever connection is free. PAD: bytes of prompt. Every request has a prompt
- * and a trace id of its own, eight in turn share a workflow: no two are equal. The first fifth of the time is warm-up (all_* counts include it). Prints one line of JSON: requests, chunks, errors, and percentiles of TTFT, end to end and the one-way delay
+ * connection; else requests per second on whichever connection is free; where none is, the request goes late, is counted as
+ * such, and its latency counts from when it was due. PAD: bytes of prompt. Every request has a prompt
+ * and a trace id of its own, eight in turn share a workflow: no two are equal. The first fifth of the time is warm-up (all_* counts include it). Prints one line of JSON: requests, chunks, errors, late requests, and percentiles of TTFT, end to end and the one-way delay
  * of each chunk (send stamp in the chunk to its read here), in ms.
  */
 #define _GNU_SOURCE
@@ -36,7 +37,7 @@ static int port, streaming, chunks, epfd, request_size;
 static char *request, *varied[3]; /* where the digits stand that differ from request to request */
 static uint64_t fired_requests;
 static Series ttft, total, delay;
-static uint64_t requests, events, errors, all_requests, all_events;
+static uint64_t requests, events, errors, late, all_requests, all_events;
 static int64_t warm;
 
 static int64_t now_ns(void) {
@@ -197,18 +198,22 @@ int main(int argc, char **argv) {
     for (int i = 0; i < count; i++) dial(&conns[i]);
     int64_t start = now_ns(), end = start + (int64_t)(seconds * 1e9), next = start, gap = rate > 0 ? (int64_t)(1e9 / rate) : 0;
     warm = start + (int64_t)(seconds * 0.2e9);
-    int fired = rate > 0 ? count : 0, turn = 0; /* closed loop: streams start spread over their own length */
+    int fired = rate > 0 ? count : 0, turn = 0, waits = 0; /* closed loop: streams start spread over their own length */
     int64_t spread = us && streaming ? (int64_t)chunks * us * 900 / count : 0;
     for (int64_t t; (t = now_ns()) < end;) {
         while (fired < count && start + fired * spread <= t) fire(&conns[fired++]);
+        int full = 0;
         while (gap && next <= t) {
             int k = 0;
             while (k < count && conns[(turn + k) % count].busy) k++;
-            if (k == count) errors++;
-            else fire(&conns[turn = (turn + k) % count]);
+            if ((full = k == count)) break;
+            fire(&conns[turn = (turn + k) % count]);
+            if (waits) late++, conns[turn].sent = next;
             next += gap;
+            waits = waits && next <= t;
         }
-        int64_t wait = gap ? next - now_ns() : fired < count ? 1000000 : 100000000;
+        waits = waits || full;
+        int64_t wait = full ? 100000000 : gap ? next - now_ns() : fired < count ? 1000000 : 100000000;
         struct timespec limit = {0, wait < 0 ? 0 : wait > 100000000 ? 100000000 : wait};
         struct epoll_event ready[512];
         int n = epoll_pwait2(epfd, ready, 512, &limit, NULL);
@@ -217,9 +222,9 @@ int main(int argc, char **argv) {
     Series *all[] = {&ttft, &total, &delay};
     for (int i = 0; i < 3; i++) qsort(all[i]->at, all[i]->count, sizeof(float), compare);
     double elapsed = (now_ns() - warm) / 1e9;
-    printf("{\"requests\":%lu,\"requests_s\":%.1f,\"chunks\":%lu,\"chunks_s\":%.0f,\"all_requests\":%lu,\"all_chunks\":%lu,\"errors\":%lu,\"ttft_p50\":%.3f,"
+    printf("{\"requests\":%lu,\"requests_s\":%.1f,\"chunks\":%lu,\"chunks_s\":%.0f,\"all_requests\":%lu,\"all_chunks\":%lu,\"errors\":%lu,\"late\":%lu,\"ttft_p50\":%.3f,"
            "\"ttft_p99\":%.3f,\"e2e_p50\":%.3f,\"e2e_p99\":%.3f,\"chunk_p50\":%.3f,\"chunk_p99\":%.3f}\n",
-           requests, requests / elapsed, events, events / elapsed, all_requests, all_events, errors, at(&ttft, .5), at(&ttft, .99), at(&total, .5),
+           requests, requests / elapsed, events, events / elapsed, all_requests, all_events, errors, late, at(&ttft, .5), at(&ttft, .99), at(&total, .5),
            at(&total, .99), at(&delay, .5), at(&delay, .99));
     return 0;
 }

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy import content
 from proxy.content import block_hashes, named_ids, parse_body, read_facts
 from proxy.lineage import Lineage, Named
 from traces.tags import Tag
@@ -170,3 +171,21 @@ def test_grandchildren_land_in_the_root_workflow() -> None:
     for session, parent in [("s0", None), ("s1", "s0"), ("s2", "s1"), ("s3", "s2")]:
         tag = Tag(workflow_id=parent or session, agent_id=session, parent_agent_id=parent, source="dynamo")
         assert lineage.place(tag).workflow_id == "s0"
+
+
+@given(st.lists(st.lists(st.sampled_from(["", "a", "b" * 200, "ü" * 5000]), max_size=5), max_size=12))
+def test_digests_of_texts_met_before_are_those_of_new_ones(chats: list[list[str]]) -> None:
+    key = b"m" * 32
+    for texts in chats:
+        body = {"messages": [{"role": "user", "content": text} for text in texts]}
+        got = read_facts(body, mode="hash", key=key, block_bytes=16).messages
+        assert [m["digest"] for m in got] == [content.digest(text.encode(), key) for text in texts]
+    assert content._met(key).keys() <= {"", "a", "b" * 200}  # long texts are not kept, nor are last ones
+    assert all(len(text.encode()) <= content.MAX_MET_BYTES for text in content._met(key))
+
+
+def test_texts_met_before_are_bounded() -> None:
+    for number in range(content.MAX_MET + 2):
+        body = {"messages": [{"role": "system", "content": f"s{number}"}, {"role": "user", "content": "u"}]}
+        read_facts(body, mode="hash", key=b"n" * 32, block_bytes=16)
+    assert 0 < len(content._met(b"n" * 32)) <= content.MAX_MET

@@ -223,3 +223,33 @@ def test_credentials_are_never_kept_and_memory_is_bounded() -> None:
     text = repr(kept)
     for secret in ("sk-test", "secret-cookie", "secret-key", "secret-proxy"):
         assert secret not in text
+
+
+varied = st.tuples(
+    st.sampled_from([b"Authorization: ", b"authorization: ", b"Authorization:  ", b"X-Other: "]),
+    st.sampled_from([b"Bearer a", b"", b" b", b"c ", b"d\re", b"\x00", b"\xff", b"x" * 300]),
+    st.sampled_from([b"X-Workflow-Id: ", b"Authorization: ", b"Content-Length: "]),
+    st.sampled_from([b"0", b"wf-1", b"w\tf", b"", b"-1"]),
+    st.sampled_from([b"Accept: */*", b"Accept: text/html", b"Connection: close"]),
+    st.booleans(),
+)
+
+
+@given(st.lists(varied, min_size=1, max_size=6), st.sampled_from([CONFIG, KEYED]))
+def test_a_head_like_the_last_one_is_read_as_by_llhttp(others: list[Any], config: ProxyConfig) -> None:
+    """Values between numbered lines, in the last head's spelling or another: the three ways agree."""
+    known = KnownHeads(config)
+    own = b"Authorization: Bearer s3cret" if config is KEYED else b"Authorization: Bearer z"
+    usual = head(own, b"Accept: */*", b"X-Workflow-Id: wf-0", base=SDK[:-1])
+    for _ in range(4):
+        read(known, [usual], config)
+    assert known._last is not None
+    for auth, token, name, value, line, swap in others:
+        first, second = auth + token, name + value
+        lines = [second, line, first] if swap else [first, line, second]
+        raw = head(*lines, base=SDK[:-1])
+        got, wanted = read(known, [raw], config), read(KnownHeads(config), [raw], config)
+        if wanted["refusal"] is not None:  # a refused request is not read to its end
+            got, wanted = {"refusal": got["refusal"]}, {"refusal": wanted["refusal"]}
+        assert got == wanted
+        read(known, [usual], config)

@@ -1,0 +1,116 @@
+"""A journal line written the short way says exactly what the exchange's row says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy import rowline
+from proxy.config import ProxyConfig
+from proxy.content import read_facts
+from proxy.exchange import Exchange
+from proxy.heads import RequestHead, read_request
+from proxy.rowline import line
+from traces.tags import Tag
+from traces.workflow import Dep
+
+words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=4)
+some = st.none() | words
+counts = st.none() | st.integers(0, 10**6)
+PATHS = [b"/v1/chat/completions", b"/v1/completions", b"/v1/messages", b"/v1/responses", b"/v1/models"]
+
+
+def head(path: bytes, request_id: str) -> RequestHead:
+    config = ProxyConfig(("http://127.0.0.1:1",))
+    named = [(b"Host", b"p"), (b"X-Request-Id", request_id.encode())]
+    made = read_request(b"POST", path, "1.1", named, True, config, frozenset())
+    assert isinstance(made, RequestHead)
+    return made
+
+
+tags = st.none() | st.builds(
+    Tag, some, some, st.sampled_from([(), (Dep("a", "tool", provenance="declared"),)]), some, some, some, some, some
+)
+bodies = st.fixed_dictionaries(
+    {
+        "model": words,
+        "stream": st.booleans(),
+        "messages": st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": words}), max_size=3),
+    },
+    optional={"max_tokens": st.integers(0, 9), "temperature": st.floats(0, 2), "previous_response_id": words},
+)
+replies = st.fixed_dictionaries(
+    {"id": words},
+    optional={
+        "error": words,
+        "usage": st.fixed_dictionaries({"prompt_tokens": counts, "completion_tokens": counts}),
+        "metrics": st.just({"queue_time_ms": 1.5}),
+        "choices": st.lists(
+            st.fixed_dictionaries(
+                {"finish_reason": some},
+                optional={"message": st.just({"content": "x", "tool_calls": [{"id": "call-1"}]})},
+            ),
+            max_size=2,
+        ),
+    },
+)
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> Exchange:
+    """Ended exchanges of every kind: answered or not, plain or not."""
+    exchange = Exchange(head(draw(st.sampled_from(PATHS)), draw(st.sampled_from(["r1", "r2", "jg-1"]))), 10, 20)
+    exchange.tag = draw(tags)
+    exchange.t_body_ns = draw(counts)
+    mode: Any = draw(st.sampled_from(["hash", "none", "text"]))
+    if draw(st.booleans()):
+        exchange.facts = read_facts(draw(bodies), mode=mode, key=b"k" * 32, block_bytes=16)
+    if draw(st.booleans()):
+        exchange.left_queue(30)
+    if draw(st.booleans()):
+        exchange.edges = (Dep("b", "tool", provenance="recorded"),)
+    if draw(st.booleans()):
+        exchange.add_note("a note")
+    if draw(st.booleans()):
+        exchange.sent(draw(words), draw(st.booleans()), 40)
+        exchange.usage_spliced = draw(st.none() | st.booleans())
+        streamed = draw(st.booleans())
+        exchange.reply(draw(st.sampled_from([200, 404])), streamed, False, keep_text=mode == "text")
+        reply = orjson.dumps(draw(replies))
+        exchange.read(50, len(reply), b"data: " + reply + b"\n\n" if streamed else reply)
+    exchange.end(draw(st.sampled_from(["ok", "error", "client_left"])), 60, draw(st.none() | st.just("why")))
+    return exchange
+
+
+@given(st.lists(exchanges(), min_size=1, max_size=4))
+def test_a_line_says_what_the_row_says(made: list[Exchange]) -> None:
+    for exchange in made:
+        written = line(exchange)
+        assert written.endswith(b"}\n")
+        assert written.count(b"\n") == 1
+        said = orjson.loads(written)
+        row = exchange.row()
+        assert said == orjson.loads(orjson.dumps(row))
+        assert said.keys() == row.keys()
+
+
+def plain(model: str) -> Exchange:
+    exchange = Exchange(head(PATHS[0], "r1"), 10, 20)
+    exchange.facts = read_facts({"model": model, "messages": []}, mode="hash", key=b"k" * 32, block_bytes=128)
+    exchange.reply(200, False, False, keep_text=False)
+    exchange.read(30, 2, b'{"id":"c1"}')
+    exchange.end("ok", 40)
+    return exchange
+
+
+def test_what_is_shared_is_bounded_and_stays_right() -> None:
+    for number in range(rowline.MAX_SHARED + 2):
+        assert orjson.loads(line(plain(f"m{number}")))["model"] == f"m{number}"
+    assert len(rowline._SHARED) <= rowline.MAX_SHARED
+    before = dict(rowline._SHARED)
+    assert orjson.loads(line(plain("m1")))["model"] == "m1"
+    assert orjson.loads(line(plain("m1")))["t_end_ns"] == 40
+    assert len(rowline._SHARED) == len(before) + 1
