@@ -9,6 +9,7 @@ May not know: URLs, JSON, SSE, who asks, or what a retry costs. Retry policy, fo
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
@@ -58,6 +59,10 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._now_ns = pool.now_ns
         self._transport: asyncio.Transport | None = None
+        self._fd = -1
+        """of the plain socket, where there is one: requests are written to it without a turn of the loop"""
+        self.taken = False
+        """the kernel took the whole request at once (known for plain sockets only)"""
         self._reply: Reply | None = None
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
@@ -106,7 +111,11 @@ class Connection(asyncio.Protocol):
             why = "the connection was closed before the request was sent"
             asyncio.get_running_loop().call_soon(reply.lost, why, self._now_ns())
             return
-        transport.write(data)
+        # Nothing is buffered: a connection is idle only while its transport's buffer is empty.
+        sent = _write_now(self._fd, data) if self._fd >= 0 else 0
+        self.taken = sent == len(data)
+        if not self.taken:
+            transport.write(data[sent:] if sent else data)
 
     def _begin_odd(self, data: bytes) -> None:
         """After or before a HEAD, whose reply ends with its head while the parser still waits for a body."""
@@ -176,6 +185,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        plain = transport.get_extra_info("sslcontext") is None
+        if plain and (socket := transport.get_extra_info("socket")) is not None:
+            self._fd = socket.fileno()
 
     def data_received(self, data: bytes) -> None:
         now = self._now_ns()
@@ -354,6 +366,14 @@ class Connection(asyncio.Protocol):
         if self._headed and not self._complete:
             self._complete = True
             self._body_pieces = len(self._pieces)
+
+
+def _write_now(fd: int, data: bytes) -> int:
+    """Bytes the kernel took; 0 also on an error, which the transport then meets itself."""
+    try:
+        return os.write(fd, data)
+    except OSError:
+        return 0
 
 
 class _BodyOnly:

@@ -264,9 +264,10 @@ class Shell:
         connection.send(data, exchange)
         now = exchange.sent_ns = exchange.last_read_ns = self._now_ns()
         self.tally.sent(now - exchange.due_ns)
-        if not self._fresh_writes:
-            self._loop.call_soon(self._check_writes)
-        self._fresh_writes.append(connection)
+        if not connection.taken:
+            if not self._fresh_writes:
+                self._loop.call_soon(self._check_writes)
+            self._fresh_writes.append(connection)
         run = exchange.run
         if run.walk.awaited:
             self._release(run, run.walk.reach(exchange.node.request_id, "start", now))
@@ -277,7 +278,7 @@ class Shell:
         exchange.give_up("cancelled", "cancelled on purpose", self._now_ns())
 
     def _check_writes(self) -> None:
-        """One turn of the loop after a send (uvloop writes at the end of a turn): did the kernel take the bytes?"""
+        """One turn of the loop after a send through a transport (uvloop writes at the end of a turn): is it out?"""
         writes, self._fresh_writes = self._fresh_writes, []
         queued = sum([c.write_buffer_size > 0 for c in writes])
         if queued:
