@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from engines.observers import Observer, Reader, Usage, read_body
+from engines.observers import Observer, Reader, read_body
 from engines.sse import Splitter, fields
 
 _BULK = 1024
@@ -33,20 +33,20 @@ _SHAPES: dict[tuple[Reader, bool], _Shape] = {}
 class StreamObserver(Observer):
     """A reply as server-sent events."""
 
-    _prefix = _suffix = _ending = b""
-    _between = _empty = b""
-    """end of a plain token event and beginning of the next; an event whose text is empty"""
-    _text_at = 0
-    _frame = 1 << 62
+    __slots__ = (
+        "_between", "_empty", "_ending", "_frame", "_plain", "_prefix", "_read", "_splitter", "_suffix", "_text_at",
+    )  # fmt: skip
 
     def __init__(self, read: Reader, plain: tuple[bytes, ...], *, keep_text: bool = False) -> None:
-        self.usage = Usage()
-        self.tool_call_ids = []
-        self._keep_text = keep_text
-        self._text = []
+        super().__init__(keep_text=keep_text)
         self._read = read
         self._plain = plain
         self._splitter = Splitter()
+        self._prefix = self._suffix = self._ending = b""
+        self._between = self._empty = b""
+        """end of a plain token event and beginning of the next; an event whose text is empty"""
+        self._text_at = 0
+        self._frame = 1 << 62
 
     def feed(self, body: bytes) -> int:
         if (  # the hot path: this read is one plain token event, whole

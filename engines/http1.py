@@ -55,6 +55,13 @@ class Reply(Protocol):
 class Connection(asyncio.Protocol):
     """One connection to the engine; carries one request at a time. States: idle, busy, closed."""
 
+    __slots__ = (
+        "_body_pieces", "_complete", "_extra", "_fd", "_framed", "_head_bytes", "_head_method", "_headed", "_headers",
+        "_keep", "_known", "_now_ns", "_parser", "_paused", "_pieces", "_pool", "_reply", "_status", "_transport",
+        "_tunnel", "_whole", "_why", "answered", "closed", "flow", "idle_since_ns", "on_body", "reused", "taken",
+        "wire",
+    )  # fmt: skip
+
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._now_ns = pool.now_ns

@@ -38,25 +38,28 @@ class EngineMetrics:
 class Observer:
     """State common to all dialects. `feed` returns the token events completed by this read."""
 
-    # Class-level defaults: a stream that is as usual never sets them, and one is made per request.
-    metrics: EngineMetrics | None = None
-    finish_reason: str | None = None
-    response_id: str | None = None
-    error: str | None = None
-    """an error inside the reply, in the engine's words"""
-    tokens = 0
-    """token events so far (0 for a reply that is not a stream)"""
-    ended = False
-    """the dialect's own end marker was seen"""
-    malformed = 0
-    """events or bodies that are not what the dialect promises"""
-    _text_bytes = 0
+    __slots__ = (
+        "_keep_text", "_text", "_text_bytes", "ended", "error", "finish_reason", "malformed", "metrics", "response_id",
+        "tokens", "tool_call_ids", "usage",
+    )  # fmt: skip
 
     def __init__(self, *, keep_text: bool = False) -> None:
         self.usage = Usage()
         self.tool_call_ids: list[str] = []
+        self.metrics: EngineMetrics | None = None
+        self.finish_reason: str | None = None
+        self.response_id: str | None = None
+        self.error: str | None = None
+        """an error inside the reply, in the engine's words"""
+        self.tokens = 0
+        """token events so far (0 for a reply that is not a stream)"""
+        self.ended = False
+        """the dialect's own end marker was seen"""
+        self.malformed = 0
+        """events or bodies that are not what the dialect promises"""
         self._keep_text = keep_text
         self._text: list[str] = []
+        self._text_bytes = 0
 
     @property
     def text(self) -> str | None:
@@ -107,6 +110,8 @@ Reader = Callable[[Observer, dict[str, Any]], int]
 
 class BodyObserver(Observer):
     """A reply as one JSON document: nothing is known before the end."""
+
+    __slots__ = ("_bytes", "_pieces", "_read")
 
     def __init__(self, read: Reader, *, keep_text: bool = False) -> None:
         super().__init__(keep_text=keep_text)

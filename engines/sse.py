@@ -23,17 +23,14 @@ class SseEvent(NamedTuple):
 class Splitter:
     """Cuts a stream into raw events (lines joined by LF, without the closing blank line), however it was cut before."""
 
-    limit = EVENT_LIMIT
-    dropped = 0
-    """events over the limit, left out"""
-    _tail = b""
-    _skip_lf = False
-    _discarding = False
-    _started = False
+    __slots__ = ("_discarding", "_skip_lf", "_started", "_tail", "dropped", "limit")
 
     def __init__(self, limit: int = EVENT_LIMIT) -> None:
-        if limit != EVENT_LIMIT:
-            self.limit = limit
+        self.limit = limit
+        self.dropped = 0
+        """events over the limit, left out"""
+        self._tail = b""
+        self._skip_lf = self._discarding = self._started = False
 
     @property
     def tail(self) -> bytes:

@@ -27,18 +27,11 @@ Row = dict[str, Any]
 class Exchange:
     """One request from due to its end. The connection calls head, body, done, lost; `on_end` is called exactly once."""
 
-    # Class-level defaults: one is made per request, and most of these are set once, later, or never.
-    connection: Connection | None = None
-    outcome: Outcome | None = None
-    error: str | None = None
-    status: int | None = None
-    sent_ns: int | None = None
-    reused: bool | None = None
-    first_byte_ns: int | None = None
-    first_token_ns: int | None = None
-    last_token_ns: int | None = None
-    last_read_ns = 0
-    end_ns = 0
+    __slots__ = (
+        "attempt", "body_form", "connection", "due_ns", "end_ns", "error", "first_byte_ns", "first_token_ns",
+        "last_read_ns", "last_token_ns", "node", "observer", "outcome", "read_dt_ns", "read_tokens", "reused", "run",
+        "sent_ns", "shell", "status", "wire",
+    )  # fmt: skip
 
     def __init__(
         self, shell: Shell, run: Run, node: Node, due_ns: int, wire: str, body: Body, observer: Observer, attempt: int
@@ -54,6 +47,17 @@ class Exchange:
         """which sending of this node it is, from 1"""
         self.read_dt_ns: list[int] = []
         self.read_tokens: list[int] = []
+        self.connection: Connection | None = None
+        self.outcome: Outcome | None = None
+        self.error: str | None = None
+        self.status: int | None = None
+        self.sent_ns: int | None = None
+        self.reused: bool | None = None
+        self.first_byte_ns: int | None = None
+        self.first_token_ns: int | None = None
+        self.last_token_ns: int | None = None
+        self.last_read_ns = 0
+        self.end_ns = 0
 
     # ------------------------------------------------------------------ the connection's side
 

@@ -130,14 +130,13 @@ class Walk:
 class Solo:
     """The walk of a workflow that is one node without dependencies: most requests of a request trace are such."""
 
-    __slots__ = ("_node", "_t0_ns", "busy", "workflow")
-    stuck = awaited = False
+    __slots__ = ("_node", "_t0_ns", "awaited", "busy", "stuck", "workflow")
 
     def __init__(self, workflow: Workflow, t0_ns: int) -> None:
         self.workflow = workflow
         self._node = workflow.nodes[0]
         self._t0_ns = t0_ns
-        self.busy = False
+        self.busy = self.awaited = self.stuck = False
 
     def start(self) -> list[Ready]:
         """As Walk.start."""
