@@ -17,8 +17,8 @@ from loadgen.arrivals import Arrivals, Plan, plan, settled
 from loadgen.options import ReplayOptions
 from loadgen.replay import replay
 from loadgen.shards import ShardJob, split
-from loadgen.tally import ReplayTotals
 from loadgen.target import Target
+from loadgen.totals import ReplayTotals
 from traces.rows import manifest_row
 from traces.rundir import RunDir
 from traces.seams import Connect, NowNs, SleepUntil

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from joulegraph.load import LoadJob, shard_jobs, write_replayed
 from loadgen.shards import Shards
-from loadgen.tally import ReplayTotals
+from loadgen.totals import ReplayTotals
 from traces.child import Child, spawn
 from traces.errors import UserError
 from traces.rundir import RunDir

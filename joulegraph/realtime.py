@@ -23,8 +23,8 @@ from joulegraph.engines import config_in, model_of
 from joulegraph.host import anchor, describe, versions
 from joulegraph.load import LoadJob, summary
 from joulegraph.parts import Parts, own_path, pause, tell_roles
-from loadgen.tally import ReplayTotals
 from loadgen.target import Target, split_url
+from loadgen.totals import ReplayTotals
 from traces.errors import UserError
 from traces.rundir import RunDir
 from traces.status import StatusReader

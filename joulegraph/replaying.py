@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,11 +19,10 @@ from loadgen.arrivals import Arrivals, with_process
 from loadgen.dryrun import dry_run
 from loadgen.options import ReplayOptions
 from loadgen.prompts import VOCAB
-from loadgen.tally import Bounds
 from loadgen.target import Target, Tls, split_url
+from loadgen.totals import Bounds
 from traces.errors import UserError
 from traces.importers import as_trace
-from traces.rundir import RunDir
 from traces.trace import read_trace
 
 YEAR_S = 365 * 86_400
@@ -239,82 +237,3 @@ def schedule_of(args: argparse.Namespace, trace: Path) -> dict[str, Any]:
     todo = planned(read_trace(trace), arrivals_of(args))
     schedule = dry_run(todo.workflows)
     return {"trace": args.trace.name, "transforms": list(todo.sentences), **schedule.as_json()}
-
-
-def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> None:
-    """Run it, in virtual or in real time, with the power knobs turned where that was asked of a real engine."""
-    if engine is not None and not args.real_time:
-        from joulegraph.progress import Progress
-        from joulegraph.realtime import DRAINING, interrupts
-        from joulegraph.virtualtime import VirtualRun, run_in_virtual_time
-
-        with interrupts() as asked, Progress(run.path.name, quiet=args.json) as progress:
-
-            def stopped() -> bool:
-                if asked.count and not asked.drained:
-                    asked.drained = True
-                    progress.say(DRAINING)
-                return asked.drained
-
-            plan = VirtualRun(
-                job, engine, through_proxy=args.proxy, parrot=serving_of(args), each=progress.show, stopped=stopped
-            )
-            run_in_virtual_time(run, plan)
-        return
-    from joulegraph.realtime import RealRun, run_real
-
-    plan_real = RealRun(
-        job,
-        engine,
-        () if engine is not None else tuple(s for s in args.sources.split(",") if s and s != "none"),
-        through_proxy=args.proxy or args.max_concurrency is not None,
-        max_concurrency=args.max_concurrency,
-        title=f"replay {args.trace.name}",
-    )
-    with _knobs(args, run), _joined(args, run):
-        run_real(run, plan_real)
-
-
-@contextmanager
-def _joined(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
-    """What a real engine says of itself, into the run: /metrics at 4 Hz, OTLP spans, its iteration stream."""
-    if not args.target:
-        yield
-        return
-    from joulegraph.join.engine import told_by
-    from joulegraph.join.steps import mark, take
-    from joulegraph.join.watch import watching
-
-    start = mark(args.engine_steps) if args.engine_steps else 0
-    calls = mark(args.bridge) if args.bridge else 0
-    plain = args.target if not args.target.startswith("https:") else None
-    run.update_info(engine=told_by(plain))
-    with watching(run, plain, otlp_port=args.otlp_port) as watch:
-        try:
-            yield
-        finally:
-            if args.engine_steps:
-                take(run, args.engine_steps, start)
-            if args.bridge and not take(run, args.bridge, calls, ("bridge", "parrot")):
-                run.update_info(bridge=f"{args.bridge.name}: no call was recorded while the run lasted")
-    run.update_info(joined=watch.facts())
-
-
-@contextmanager
-def _knobs(args: argparse.Namespace, run: RunDir) -> Iterator[None]:
-    from energy.knobs import restore_left_behind, turned
-    from joulegraph.proof import proofs, sentence
-
-    if args.embedded or (args.power_cap is None and args.sm_clock is None):
-        yield
-        return
-    restored = restore_left_behind()
-    with turned(power_cap_w=args.power_cap, sm_clock_mhz=args.sm_clock) as got:
-        if got.skipped is not None:
-            raise UserError(f"--power-cap/--sm-clock: not permitted here: {got.skipped.sentence()}")
-        knobs = {"turned": got.turns, "restored_before": restored}
-        run.update_info(knobs=knobs)
-        yield
-        proof = proofs(run, got.turns)
-        run.update_info(knobs={**knobs, "proof": proof})
-        sys.stderr.write("".join(f"{sentence(one)}\n" for one in proof))

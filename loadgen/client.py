@@ -17,7 +17,8 @@ from traces.records import Outcome
 from traces.workflow import Node, dep_row
 
 if TYPE_CHECKING:
-    from loadgen.shell import Run, Shell
+    from loadgen.run import Run
+    from loadgen.shell import Shell
 
 Row = dict[str, Any]
 """A DispatchRecord (traces.records) as its journal row. Built as a dict because that halves its cost on the hot path;

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from loadgen.bodies import Outputs
-from loadgen.tally import Bounds
+from loadgen.totals import Bounds
 from traces.workflow import Manifest
 
 _S = 1_000_000_000

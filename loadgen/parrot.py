@@ -23,8 +23,9 @@ from loadgen.parrot_plan import PlannedCall, Prefixes, plan_calls
 from loadgen.parrot_run import Run, Step, any_failure, failed
 from loadgen.parrot_wire import Answer, Asker, output_of
 from loadgen.prompts import Words
-from loadgen.tally import ReplayTotals, Tally
+from loadgen.tally import Tally
 from loadgen.target import Target
+from loadgen.totals import ReplayTotals
 from traces import tags
 from traces.records import Outcome
 from traces.seams import Connect, NowNs, SleepUntil

@@ -20,7 +20,8 @@ from typing import Any
 
 from loadgen.clocks import Mapping, Reading, mapped, measure
 from loadgen.shards import ShardJob, play
-from loadgen.tally import ReplayTotals, merged, slot_names
+from loadgen.tally import slot_names
+from loadgen.totals import ReplayTotals, merged
 from traces.errors import UserError
 from traces.journal import JournalReader, JournalWriter
 from traces.status import StatusPage

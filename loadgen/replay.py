@@ -12,8 +12,9 @@ from engines.pool import Pool
 from loadgen.client import Row
 from loadgen.options import ReplayOptions as ReplayOptions
 from loadgen.shell import Shell
-from loadgen.tally import ReplayTotals, Tally
+from loadgen.tally import Tally
 from loadgen.target import Target
+from loadgen.totals import ReplayTotals
 from traces.seams import Connect, NowNs, SleepUntil
 from traces.status import StatusPage
 from traces.workflow import Workflow

@@ -24,8 +24,9 @@ import orjson
 
 from loadgen.arrivals import Arrivals, plan, settled
 from loadgen.replay import ReplayOptions, replay
-from loadgen.tally import Bounds, ReplayTotals, merged, slot_names
+from loadgen.tally import slot_names
 from loadgen.target import Target
+from loadgen.totals import Bounds, ReplayTotals, merged
 from traces.child import Child, spawn
 from traces.errors import UserError
 from traces.journal import JournalWriter

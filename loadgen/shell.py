@@ -21,29 +21,14 @@ from loadgen.bodies import Bodies, Output
 from loadgen.client import Exchange, Row, chosen, unsent
 from loadgen.heads import Heads, wire_id
 from loadgen.options import ReplayOptions
+from loadgen.run import Run
 from loadgen.tally import Tally
 from loadgen.target import Target
-from loadgen.walk import Ready, Solo, Walk, walk_of
+from loadgen.walk import Ready
+from loadgen.watch import watch_lag, watch_timeouts
 from traces.records import Outcome
 from traces.seams import NowNs, SleepUntil
 from traces.workflow import Node, Workflow
-
-_LAG_EVERY_NS = 250_000_000
-
-
-class Run:
-    """One workflow in flight."""
-
-    __slots__ = ("class_name", "failed", "first_due_ns", "last_end_ns", "outputs", "walk")
-
-    def __init__(self, workflow: Workflow, origin_ns: int, outputs: dict[str, Output] | None) -> None:
-        self.walk: Walk | Solo = walk_of(workflow, origin_ns)
-        self.class_name = workflow.class_name
-        self.failed = False
-        self.first_due_ns: int | None = None
-        self.last_end_ns = 0
-        self.outputs = outputs
-        """parents' answers by request id; None where recorded content stands in for them"""
 
 
 class Shell:
@@ -88,8 +73,8 @@ class Shell:
         """Play all of it; returns when every workflow has ended."""
         self._source, self._t0_ns = source, t0_ns
         self._spawn(self._watch_stop(stop))
-        self._spawn(self._watch_timeouts())
-        self._spawn(self._watch_lag())
+        self._spawn(watch_timeouts(self._in_flight, self._options.timeout_ns, self._now_ns, self._sleep_until))
+        self._spawn(watch_lag(self.tally, self._now_ns, self._sleep_until))
         if self._open_loop:
             self._pull()
         for _ in range(self._options.closed_loop_users or 0):
@@ -352,7 +337,7 @@ class Shell:
         self._skip(run, run.walk.fail(node.request_id), f"it needs {node.request_id}, which failed")
         self._settle(run)
 
-    # ------------------------------------------------------------------ stop, timeouts, loop lag
+    # ------------------------------------------------------------------ stop
 
     async def _watch_stop(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -369,27 +354,6 @@ class Shell:
         await self._sleep_until(self._now_ns() + self._options.drain_ns)
         for exchange in list(self._in_flight):
             exchange.give_up("cancelled", "still running when the drain time ended", self._now_ns())
-
-    async def _watch_lag(self) -> None:
-        """Wake four times a second for nothing: how late says how late the stamps of reads may be."""
-        while True:
-            due_ns = self._now_ns() + _LAG_EVERY_NS
-            await self._sleep_until(due_ns)
-            self.tally.woke(self._now_ns() - due_ns)
-            self.tally.publish()
-
-    async def _watch_timeouts(self) -> None:
-        """All requests have the same allowance, so the one sent first is, but for what was late, the next to expire."""
-        allowance = self._options.timeout_ns
-        while True:
-            now = self._now_ns()
-            oldest = next(iter(self._in_flight), None)
-            if oldest is None:
-                await self._sleep_until(now + allowance)
-            elif oldest.due_ns + allowance > now:
-                await self._sleep_until(oldest.due_ns + allowance)
-            else:
-                oldest.give_up("timeout", f"no complete reply within {allowance / 1e9:g} s", now)
 
 
 def _has_content(node: Node) -> bool:

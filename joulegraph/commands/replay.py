@@ -164,7 +164,8 @@ def _once(args: argparse.Namespace, trace: Path, out: Path) -> tuple[dict[str, A
     """One run, from its directory to its figures: summary and exit state."""
     from joulegraph.figures import wanted
     from joulegraph.finish import complete
-    from joulegraph.replaying import engine_of, job_of, play
+    from joulegraph.playing import play
+    from joulegraph.replaying import engine_of, job_of
     from traces.errors import UserError
     from traces.rundir import RunDir
 

@@ -42,8 +42,9 @@ async def ours(mode: str, port: int, count: int, users: int, rate: int) -> tuple
     """The load generator as it is used: every read stamped, every request in the journal, a status page."""
     from loadgen.pacing import Pacer
     from loadgen.replay import ReplayOptions, replay
-    from loadgen.tally import Bounds, slot_names
+    from loadgen.tally import slot_names
     from loadgen.target import Target
+    from loadgen.totals import Bounds
     from traces.journal import JournalReader, JournalWriter
     from traces.status import StatusPage
     from traces.workflow import Node, Workflow

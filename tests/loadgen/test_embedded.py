@@ -12,8 +12,8 @@ from joulegraph.virtual import VirtualLoop, run_virtual
 from loadgen.calibrate import Calibration, calibrate, fitted
 from loadgen.replay import ReplayOptions, replay
 from loadgen.summary import summarise
-from loadgen.tally import ReplayTotals
 from loadgen.target import Target
+from loadgen.totals import ReplayTotals
 from traces.errors import UserError
 from traces.records import DispatchRecord, from_row
 from traces.workflow import Dep, Manifest, Node, Workflow

@@ -16,8 +16,8 @@ from joulegraph.virtual import VirtualLoop, run_virtual
 from loadgen.parrot_plan import PlannedCall, Prefixes, plan_calls
 from loadgen.prompts import Words
 from loadgen.replay import ReplayOptions, replay
-from loadgen.tally import ReplayTotals
 from loadgen.target import Target
+from loadgen.totals import ReplayTotals
 from traces.records import DispatchRecord, from_row
 from traces.workflow import Dep, Manifest, Node, Workflow
 

@@ -28,7 +28,7 @@ from ray.cluster_utils import Cluster
 from loadgen.ray import RayShards, Skew
 from loadgen.replay import ReplayOptions
 from loadgen.shards import ShardJob, split
-from loadgen.tally import Bounds
+from loadgen.totals import Bounds
 from loadgen.target import Target
 trace, folder, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 S = 10**9

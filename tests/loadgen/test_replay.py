@@ -17,8 +17,9 @@ from joulegraph.virtual import VirtualLoop, run_virtual
 from loadgen.metrics import by_workflow, itl_ns, request_figures, workflow_figures
 from loadgen.pacing import Pacer
 from loadgen.replay import ReplayOptions, replay
-from loadgen.tally import Bounds, ReplayTotals, slot_names
+from loadgen.tally import slot_names
 from loadgen.target import Target
+from loadgen.totals import Bounds, ReplayTotals
 from loadgen.walk import Walk
 from traces.graph import makespan_ns
 from traces.records import DispatchRecord, from_row

@@ -12,8 +12,8 @@ import pytest
 from loadgen.arrivals import Arrivals
 from loadgen.replay import ReplayOptions
 from loadgen.shards import ShardJob, Shards, shard_of, split
-from loadgen.tally import Bounds, ReplayTotals, merged
 from loadgen.target import Target
+from loadgen.totals import Bounds, ReplayTotals, merged
 from traces.errors import UserError
 from traces.journal import JournalReader
 from traces.records import DispatchRecord, from_row

@@ -16,8 +16,8 @@ import uvloop
 
 from loadgen.pacing import Pacer
 from loadgen.replay import ReplayOptions, replay
-from loadgen.tally import Bounds, ReplayTotals
 from loadgen.target import Target, Tls, split_url
+from loadgen.totals import Bounds, ReplayTotals
 from traces.errors import UserError
 from traces.workflow import Node, Workflow
 
