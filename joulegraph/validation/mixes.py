@@ -132,7 +132,7 @@ def tenants(seed: int) -> Mix:
 
 
 def saturated(seed: int) -> Mix:
-    """Long prompts in a queue that never empties: steps of a tenth of a second and more, no preemption."""
+    """Long prompts in a queue that hardly empties: steps of a tenth of a second and more; the KV cache may fill."""
     b = _Builder(seed)
     for t in b.arrivals(2.6):
         text = b.tokens(b.size(6000, 0.7, 500, 24000))
