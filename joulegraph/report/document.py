@@ -40,6 +40,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "checks": [asdict(c) for c in checks(facts)],
         "classes": [asdict(row) for row in class_rows(facts)],
         "latency_ms": {k: {s: _in_ms(q) for s, q in by.items()} for k, by in latencies(facts).items()},
+        "goodput": facts.goodput,
         "truth_error": facts.truth,
         "ledger": _ledger(ledger),
         "measured_j": measured(ledger),

@@ -164,6 +164,8 @@ class Facts:
     timeline: Timeline | None
     truth: dict[str, float] | None = None
     """error of active joules per request against the embedded engine's truth: median, p95"""
+    goodput: dict[str, Any] | None = None
+    """as figures.json has it for the whole run, with its bounds (`slo`); None where none were given"""
     sensors: Sequence[dict[str, Any]] = ()
     sampling: dict[str, int] = field(default_factory=dict)
     """ticks, missed, gaps, resets, lost of the sampler"""

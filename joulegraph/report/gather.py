@@ -40,6 +40,7 @@ def gather(run: RunDir) -> Facts:
         ledger=_ledger(run, notes),
         timeline=timeline(requests, curves),
         truth=_truth(run, notes) if joules else None,
+        goodput=_goodput(run),
         sensors=sensors,
         sampling=sampling,
         itl_ns=gaps.quantiles(),
@@ -258,3 +259,14 @@ def _truth(run: RunDir, notes: list[str]) -> dict[str, float] | None:
     except UserError as error:
         notes.append(str(error))
         return None
+
+
+def _goodput(run: RunDir) -> dict[str, Any] | None:
+    """Of the whole run under the bounds it was given."""
+    path = run.file("figures.json")
+    try:
+        figures = orjson.loads(path.read_bytes()) if path.is_file() else {}
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); run joulegraph finish again") from error
+    good = (figures.get("all") or {}).get("goodput")
+    return None if good is None else {"slo": figures["slo"], **good}

@@ -15,12 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulegraph import cli
+from joulegraph.figures import wanted, write_figures
 from joulegraph.report import plots, write_report
 from joulegraph.report.document import document
 from joulegraph.report.facts import Timeline, Workflow
 from joulegraph.report.gather import gather
 from joulegraph.report.perfetto import lanes
 from joulegraph.report.render import render_html
+from traces.errors import UserError
 from traces.rundir import RunDir
 
 VOID = frozenset(("meta", "br", "link", "img", "hr", "input", "path", "use"))
@@ -229,3 +231,24 @@ def test_lanes_are_as_many_as_overlap(raw: list[tuple[int, int]]) -> None:
                 assert max(spans[j][1], spans[j][0] + 1) <= start
     most = max((sum(a <= t < max(b, a + 1) for a, b in spans) for t in range(80)), default=0)
     assert len(set(used)) == most and set(used) == set(range(most))
+
+
+def test_goodput_stands_beside_the_latencies_where_bounds_were_given(
+    served: object, make_run: Callable[..., RunDir], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", served)
+    facts = gather(run)
+    assert facts.goodput is None
+    assert "goodput" not in render_html(facts, document(facts))
+    run.update_info(figures=wanted("ttft=500ms,makespan=30s", 0, 0))
+    figures = write_figures(run)
+    assert figures is not None
+    facts = gather(run)
+    value = document(facts)
+    assert value["goodput"] == {"slo": figures["slo"], **figures["all"]["goodput"]}
+    assert value["goodput"]["requests"] > 0
+    page = render_html(facts, value)
+    assert "goodput from due, under ttft 500 ms, makespan 30000 ms" in page
+    run.file("figures.json").write_text("{")
+    with pytest.raises(UserError, match=r"figures\.json: not JSON"):
+        gather(run)
