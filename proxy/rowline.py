@@ -1,4 +1,4 @@
-"""The journal line of an exchange, for a third of what its row and the row's JSON cost.
+"""The journal line of an exchange, for half of what its row and the row's JSON cost.
 
 What most requests share (route, tag's kind, model, outcome) is encoded once and kept; only what differs is encoded
 each time. A line says exactly what `Exchange.row` says, which a property test holds; whatever is not as usual (errors,

@@ -34,6 +34,8 @@ BENCH = ROOT / "scripts" / "bench"
 PROXY_CORE, LOAD_CORE = 0, 1
 Rounds = dict[str, list[dict[str, float]]]
 RATE = 5000
+LATE = 0.01
+"""share of late requests that is worth a word: the load was not quite the one asked for"""
 METRICS = (
     "cpu_us_per_request",
     "cpu_us_per_request_5k",
@@ -283,6 +285,8 @@ def measure(peer: Peer, binary: Path, seconds: float) -> dict[str, float]:
         got = load(binary, port, *args)
         if got["errors"]:
             sys.stderr.write(f"{peer.name}: {got['errors']:.0f} errors in {args}\n")
+        if got["late"] > LATE * got["all_requests"]:
+            sys.stderr.write(f"{peer.name}: {got['late']:.0f} requests of {args} went late, for want of a connection\n")
         return got, (cpu_ns(peer.roots) - before) / 1e3
 
     got, used = timed(peer.port, 32, seconds, "n", 64, 0)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import rowline
 from proxy.config import ProxyConfig
-from proxy.content import read_facts
+from proxy.content import RequestFacts, read_facts
 from proxy.exchange import Exchange
 from proxy.heads import RequestHead, read_request
 from proxy.rowline import line
@@ -31,63 +32,72 @@ def head(path: bytes, request_id: str) -> RequestHead:
     return made
 
 
-tags = st.none() | st.builds(
-    Tag, some, some, st.sampled_from([(), (Dep("a", "tool", provenance="declared"),)]), some, some, some, some, some
-)
+ODD = ("parents", "queued", "edges", "note", "error", "metrics", "tools", "in the reply", "text", "previous", "unread")
+"""what takes a line off the short way; an exchange has at most one of them, or each would hide the others"""
+
+
+@st.composite
+def exchanges(draw: st.DrawFn, odd: str | None) -> Exchange:
+    """Ended exchanges of every kind: as usual, or odd in one way."""
+    path = PATHS[4] if odd == "unread" else draw(st.sampled_from(PATHS[:4]))
+    exchange = Exchange(head(path, draw(st.sampled_from(["r1", "r2", "jg-1"]))), 10, 20)
+    parents = (Dep("a", "tool", provenance="declared"),) if odd == "parents" else ()
+    made = Tag(draw(some), draw(some), parents, draw(some), draw(some), draw(some), draw(some), draw(some))
+    exchange.tag = made if odd == "parents" or draw(st.booleans()) else None
+    exchange.t_body_ns = draw(counts)
+    exchange.facts = draw(st.none() | facts()) if odd is None else facts_of(draw(bodies), odd)
+    if odd == "queued":
+        exchange.left_queue(30)
+    if odd == "edges":
+        exchange.edges = (Dep("b", "tool", provenance="recorded"),)
+    if odd == "note":
+        exchange.add_note("a note")
+    exchange.sent(draw(words), draw(st.booleans()), 40)
+    exchange.usage_spliced = draw(st.none() | st.booleans())
+    streamed = draw(st.booleans())
+    exchange.reply(draw(st.sampled_from([200, 404])), streamed, False, keep_text=odd == "text")
+    reply = orjson.dumps(draw(replies) | ODD_REPLY.get(odd or "", {}))
+    exchange.read(50, len(reply), b"data: " + reply + b"\n\n" if streamed else reply)
+    exchange.end(draw(st.sampled_from(["ok", "error", "client_left"])), 60, "why" if odd == "error" else None)
+    return exchange
+
+
 bodies = st.fixed_dictionaries(
     {
         "model": words,
         "stream": st.booleans(),
         "messages": st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": words}), max_size=3),
     },
-    optional={"max_tokens": st.integers(0, 9), "temperature": st.floats(0, 2), "previous_response_id": words},
+    optional={"max_tokens": st.integers(0, 9), "temperature": st.floats(0, 2)},
 )
 replies = st.fixed_dictionaries(
     {"id": words},
     optional={
-        "error": words,
         "usage": st.fixed_dictionaries({"prompt_tokens": counts, "completion_tokens": counts}),
-        "metrics": st.just({"queue_time_ms": 1.5}),
-        "choices": st.lists(
-            st.fixed_dictionaries(
-                {"finish_reason": some},
-                optional={"message": st.just({"content": "x", "tool_calls": [{"id": "call-1"}]})},
-            ),
-            max_size=2,
-        ),
+        "choices": st.lists(st.fixed_dictionaries({"finish_reason": some}), max_size=2),
     },
 )
+ODD_REPLY: dict[str, dict[str, Any]] = {
+    "metrics": {"metrics": {"queue_time_ms": 1.5}},
+    "tools": {"choices": [{"message": {"content": "x", "tool_calls": [{"id": "call-1"}]}}]},
+    "in the reply": {"error": "failed"},
+}
 
 
-@st.composite
-def exchanges(draw: st.DrawFn) -> Exchange:
-    """Ended exchanges of every kind: answered or not, plain or not."""
-    exchange = Exchange(head(draw(st.sampled_from(PATHS)), draw(st.sampled_from(["r1", "r2", "jg-1"]))), 10, 20)
-    exchange.tag = draw(tags)
-    exchange.t_body_ns = draw(counts)
-    mode: Any = draw(st.sampled_from(["hash", "none", "text"]))
-    if draw(st.booleans()):
-        exchange.facts = read_facts(draw(bodies), mode=mode, key=b"k" * 32, block_bytes=16)
-    if draw(st.booleans()):
-        exchange.left_queue(30)
-    if draw(st.booleans()):
-        exchange.edges = (Dep("b", "tool", provenance="recorded"),)
-    if draw(st.booleans()):
-        exchange.add_note("a note")
-    if draw(st.booleans()):
-        exchange.sent(draw(words), draw(st.booleans()), 40)
-        exchange.usage_spliced = draw(st.none() | st.booleans())
-        streamed = draw(st.booleans())
-        exchange.reply(draw(st.sampled_from([200, 404])), streamed, False, keep_text=mode == "text")
-        reply = orjson.dumps(draw(replies))
-        exchange.read(50, len(reply), b"data: " + reply + b"\n\n" if streamed else reply)
-    exchange.end(draw(st.sampled_from(["ok", "error", "client_left"])), 60, draw(st.none() | st.just("why")))
-    return exchange
+def facts_of(body: dict[str, Any], odd: str | None) -> RequestFacts:
+    mode: Any = "text" if odd == "text" else "hash"
+    more = {"previous_response_id": "resp-1"} if odd == "previous" else {}
+    return read_facts(body | more, mode=mode, key=b"k" * 32, block_bytes=16)
 
 
-@given(st.lists(exchanges(), min_size=1, max_size=4))
-def test_a_line_says_what_the_row_says(made: list[Exchange]) -> None:
-    for exchange in made:
+def facts() -> st.SearchStrategy[RequestFacts]:
+    return bodies.map(lambda body: facts_of(body, None))
+
+
+@pytest.mark.parametrize("odd", [None, *ODD])
+@given(st.data())
+def test_a_line_says_what_the_row_says(odd: str | None, data: st.DataObject) -> None:
+    for exchange in data.draw(st.lists(exchanges(odd), min_size=1, max_size=4)):
         written = line(exchange)
         assert written.endswith(b"}\n")
         assert written.count(b"\n") == 1
