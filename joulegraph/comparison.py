@@ -54,7 +54,8 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def compare(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> dict[str, Any]:
-    """Ratio b / a of each figure with a 90 % interval over runs and a verdict (None below five repeats an arm)."""
+    """Ratio b / a of each figure with a 90 % interval over runs and a verdict (None below five repeats an arm,
+    across boards, or where the arms did not take turns)."""
     notes = []
     enough = min(len(a), len(b)) >= FEWEST
     if not enough:
@@ -65,15 +66,23 @@ def compare(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> dict[str, Any]:
         notes.append("the arms were not measured by the same sensors of one host: the board's gain does not cancel")
         enough = False
     if not _interleaved(a, b):
-        notes.append("the arms are not interleaved in time (A A ... B B): drift of temperature counts as difference")
+        notes.append(
+            "the arms are not interleaved in time (A A ... B B), so that drift of temperature counts as difference: no"
+            " verdict; run them in turns (A B A B ...)"
+        )
+        enough = False
     figures = {name: _figure([r.get(name) for r in a], [r.get(name) for r in b], enough) for name in FIGURES}
     return {"a": [r["run"] for r in a], "b": [r["run"] for r in b], "figures": figures, "notes": notes}
 
 
 def _interleaved(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
-    times = [(r["t_start_ns"], arm) for arm, runs in (("a", a), ("b", b)) for r in runs if r["t_start_ns"] is not None]
+    """Whether the arms took turns often enough that no drift can side with one: the order changes arms at least as
+    often as the smaller arm has runs (A B B A A B B A does, A A B B A A does not). A run without a time cannot tell."""
+    if any(r["t_start_ns"] is None for r in a + b):
+        return False
+    times = [(r["t_start_ns"], arm) for arm, runs in (("a", a), ("b", b)) for r in runs]
     order = [arm for _, arm in sorted(times)]
-    return sum(x != y for x, y in pairwise(order)) > 1 or len(order) < 3
+    return sum(x != y for x, y in pairwise(order)) >= min(len(a), len(b))
 
 
 def _figure(a: list[float | None], b: list[float | None], enough: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Compare runs of two arms on one board: joules per workflow, per output token and per request, makespan, with
-intervals resampled by run. The board's gain cancels. Below five repeats per arm no verdict is given."""
+intervals resampled by run. The board's gain cancels. Below five repeats per arm, or
+where the arms did not take turns, no verdict is given."""
 
 from __future__ import annotations
 
@@ -44,5 +45,5 @@ def lines(report: dict[str, Any]) -> list[str]:
             continue
         low, high = row["interval90"] or (None, None)
         span = f" [{low:.3f}, {high:.3f}]" if low is not None else ""
-        text.append(f"{name}: b/a = {ratio:.3f}{span}; {row['verdict']}")
+        text.append(f"{name}: b/a = {ratio:.3f}{span}; {row['verdict'] or 'no verdict'}")
     return text + [f"note: {n}" for n in report["notes"]]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from joulegraph.calibration import BATCHES, design
+from joulegraph.commands.compare import lines
 from joulegraph.comparison import FEWEST, compare
 
 JOULES = ("j_per_workflow", "j_per_output_token", "j_per_request", "edp_js")
@@ -49,8 +50,33 @@ def test_another_board_or_blocks_in_time_are_said() -> None:
     other = compare(_arm(NOISE, 0), _arm(NOISE, 1, device="gpu/gpu1/nvml1.energy"))
     assert other["figures"]["j_per_workflow"]["verdict"] is None
     assert any("gain does not cancel" in n for n in other["notes"])
-    apart = compare(_arm(NOISE, 0), _arm(NOISE, 1000))
-    assert any("not interleaved" in n for n in apart["notes"])
+
+
+def _ordered(order: str) -> dict[str, Any]:
+    """Arms whose runs came in this order, b drawing half of a."""
+    arms: dict[str, list[dict[str, Any]]] = {"a": [], "b": []}
+    for t, arm in enumerate(order):
+        value = NOISE[len(arms[arm]) % len(NOISE)] * (1.0 if arm == "a" else 0.5)
+        arms[arm] += _arm([value], t)
+    return compare(arms["a"], arms["b"])
+
+
+@pytest.mark.parametrize(
+    ("order", "turns"),
+    [("ab" * 5, True), ("abbaabbaab", True), ("aaaaabbbbb", False), ("aaabbbbbaa", False), ("ababaabbbaabb", True)],
+)
+def test_arms_that_took_no_turns_get_no_verdict(order: str, turns: bool) -> None:
+    report = _ordered(order)
+    verdict = report["figures"]["j_per_workflow"]["verdict"]
+    assert verdict == ("b is lower" if turns else None)
+    assert any("not interleaved" in n for n in report["notes"]) != turns
+    assert lines(report)[0].endswith("b is lower" if turns else "no verdict")
+
+
+def test_a_run_without_a_start_cannot_tell() -> None:
+    a = _arm(NOISE, 0)
+    a[2]["t_start_ns"] = None
+    assert compare(a, _arm(NOISE, 1))["figures"]["j_per_workflow"]["verdict"] is None
 
 
 def test_missing_is_no_zero() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from energy.align import Lag
 from energy.attribute import attribute, with_policy
+from joulegraph.commands.validate import lines
 from joulegraph.validation.controls import CONTROLS, LAG_ERROR_S
 from joulegraph.validation.mixes import MIXES
 from joulegraph.validation.runs import Synthetic, at_level, synthesise
@@ -75,3 +76,15 @@ def test_same_seed_same_run() -> None:
     once, again = (TRUTHS["independent"](MIXES["low-load"](7), 7) for _ in range(2))
     assert np.array_equal(once.truth, again.truth)
     assert np.array_equal(once.data.requests.read_ns, again.data.requests.read_ns)
+
+
+def test_the_text_tells_coverage_per_tercile() -> None:
+    row = {"L1": {"median": 0.01, "p95": 0.05}}
+    report = {
+        "mixes": {"chat": row}, "independent": {"chat": row}, "sensors": {}, "workflow_median": 0.01,
+        "phase_error": 0.01, "coverage90": {"chat": 0.9}, "interval_width_median": 0.07, "closure_uj": 0,
+        "coverage_by": {"length": {"short": 0.93, "long": 0.88}, "load": {"low": 0.91}}, "controls": {},
+    }  # fmt: skip
+    text = lines(report)
+    assert "coverage by length: short 93%, long 88%" in text
+    assert "coverage by load: low 91%" in text
