@@ -20,11 +20,12 @@ from energy.ledger import BOOK as BOOK
 from energy.ledger import Ledger, book, largest_remainder, settle
 from energy.load import load_run
 from energy.model import Blocks, Shares, blocks, shares
+from energy.node_total import node_total
 from energy.others import outside_engine, strangers
 from energy.output import write
 from energy.policies import CHARGE_WAITING, POLICIES, Split, equal
 from energy.rollup import OUTSIDE, Figures, by_label
-from energy.tables import Floats, Mask, RequestTable, RunData, known
+from energy.tables import Floats, Mask, RequestTable, RunData, StepTable, known
 from energy.timefit import fit_time
 from energy.uncertainty import UNRESOLVED, widths
 from energy.windows import Windows, windows
@@ -36,7 +37,12 @@ BLOCK_NS = 1_000_000_000
 LEVELS = ("L0", "L1", "L2", "L3")
 COMPONENTS = ("gpu", "hbm", "cpu", "dram")
 HOST = ("cpu", "dram")
+ASIDE = ("node", "preemptions")
+"""totals that no policy changes"""
 NOTHING = "nothing measured: no joules are given (a measured profile, --profile, gives estimates)"
+PREEMPTED = (
+    "{count} preemptions in the engine: its steps do not say whose; work done again falls on all who ran beside it"
+)
 ESTIMATED = "nothing measured: every joule is estimated ({source}), none is measured"
 NO_SPLIT = "no CPU time per process with a role: all above idle goes to requests, the proxy's and client's part too"
 
@@ -102,7 +108,8 @@ def attribute(
     if np.any(work.imputed):
         notes.append(f"{int(work.imputed.sum())} requests without usage: typical token counts stand in for theirs")
     curves, missing = choose(data.series)
-    notes += missing
+    node, said = node_total(curves)
+    notes += missing + said
     curves = [c for c in curves if c.domain in COMPONENTS]
     notes += apart(curves, work)
     devices: list[Device] = []
@@ -126,7 +133,10 @@ def attribute(
         level = "L0"
         notes.append(ESTIMATED.format(source=devices[0].curve.source) if devices else NOTHING)
     figures = _all_figures(measured or devices, data.requests)
-    result = Attribution(level, policy, data.requests, devices, figures, notes)
+    aside: dict[str, Any] = {"node": node, "preemptions": preemptions(data.steps)}
+    if aside["preemptions"]:
+        notes.append(PREEMPTED.format(count=aside["preemptions"]))
+    result = Attribution(level, policy, data.requests, devices, figures, notes, aside)
     result.totals.update(totals(result))
     return result
 
@@ -149,9 +159,16 @@ def with_policy(result: Attribution, policy: str) -> Attribution:
         split = POLICIES[policy](d.rows, d.blocks, d.fit)
         books = settle(d.rows, d.blocks, split, d.unmeasured, d.outside)
         devices.append(replace(d, split=split, ledger=books))
-    out = replace(result, policy=policy, devices=devices, figures=_all_figures(devices, result.requests), totals={})
+    aside = {name: result.totals.get(name) for name in ASIDE}
+    out = replace(result, policy=policy, devices=devices, figures=_all_figures(devices, result.requests), totals=aside)
     out.totals.update(totals(out))
     return out
+
+
+def preemptions(steps: StepTable | None) -> int | None:
+    """How often the engine's steps say that it took a running sequence's blocks away; None where it does not say."""
+    told = steps.preempted[known(steps.preempted)] if steps is not None else ()
+    return int(np.sum(told)) if len(told) else None
 
 
 def _all_figures(devices: list[Device], requests: RequestTable) -> list[Figures]:

@@ -252,9 +252,12 @@ def _steps(run: RunDir, path: Path) -> int:
             record = StepRecord(
                 int(row["t_ns"]), row.get("run", 0), row.get("wait", 0), row.get("kv", 0.0), it["num_ctx_requests"],
                 it["num_ctx_tokens"], it["num_generation_requests"], it["num_generation_tokens"], row.get("prompt", 0),
-                row.get("cached", 0), row.get("preempted", 0),
+                row.get("cached", 0), row.get("preempted") or 0,
             )  # fmt: skip
-            writer.write(asdict(record))
+            said = asdict(record)
+            if row.get("preempted") is None:
+                del said["preempted"]  # not said is not none
+            writer.write(said)
             count += 1
     finally:
         writer.close()

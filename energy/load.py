@@ -284,7 +284,8 @@ def load_steps(run: RunDir, notes: list[str]) -> StepTable | None:
         return None
     names = ("t_ns", "num_ctx_requests", "num_ctx_tokens", "num_generation_requests", "num_generation_tokens")
     columns = [int_column(table, n) for n in (*names, "running", "preempted", "engine")]
-    columns[1:] = [np.where(c == NONE, 0, c) for c in columns[1:]]
+    silent = (0, len(names) + 1)  # t_ns, and preempted: an engine that does not say may have preempted
+    columns = [c if k in silent else np.where(c == NONE, 0, c) for k, c in enumerate(columns)]
     return StepTable(*columns)
 
 

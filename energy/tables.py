@@ -78,6 +78,7 @@ class StepTable:
     generation_tokens: Ints
     running: Ints
     preempted: Ints
+    """NONE where the engine does not say"""
     engine: Ints
 
     def __len__(self) -> int:

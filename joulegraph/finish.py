@@ -55,6 +55,8 @@ def _derive(run: RunDir, policy: str, report: bool) -> dict[str, Any]:
         "simulated": any(sensor.get("simulated") for sensor in info.get("sensors") or ()),
         "components": totals.get("components"),
         "estimates": totals.get("estimates"),
+        "node": totals.get("node"),
+        "preemptions": totals.get("preemptions"),
         "class_uj": totals.get("class_uj"),
         "notes": totals.get("notes"),
         "truth_error": score_truth(run, attribution),
