@@ -172,7 +172,8 @@ def by_label(labels: Labels, values: Floats | Ints) -> dict[str, int]:
 
 
 def class_report(table: WorkflowTable) -> dict[str, dict[str, Any]]:
-    """Per class: workflows, requests, makespan and TTFT percentiles (ms), J per workflow, per output token, per
+    """Per class: workflows, requests, makespan and TTFT percentiles (ms; TTFT of a workflow's first
+    request from its due time, else arrival), half width of the interval (share), J per workflow, per output token, per
     successful workflow."""
     columns = table.columns
     names = np.array(columns["class"])
@@ -191,14 +192,23 @@ def class_report(table: WorkflowTable) -> dict[str, dict[str, Any]]:
             tokens = int(columns["output_tokens"][here].sum())
             good = int((here & (columns["failed"] == 0)).sum())
             row |= {
+                "own_uj": int(columns["own_uj"][here].sum()),
                 "active_uj": active,
                 "full_uj": int(columns["full_uj"][here].sum()),
+                "half_width": _half_width(columns, here),
                 "j_per_workflow": active / 1e6 / int(here.sum()),
                 "j_per_output_token": active / 1e6 / tokens if tokens else None,
                 "j_per_successful_workflow": active / 1e6 / good if good else None,
             }
         out[name] = row
     return out
+
+
+def _half_width(columns: dict[str, Any], here: npt.NDArray[np.bool_]) -> float | None:
+    """Median over workflows of half the interval per joule; None where none drew anything."""
+    active, high = columns["active_uj"][here], columns["hi_uj"][here]
+    some = active > 0
+    return float(np.median((high - active)[some] / active[some])) if np.any(some) else None
 
 
 def _quantiles(column: Any, here: npt.NDArray[np.bool_]) -> dict[str, float] | None:

@@ -27,10 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Attribute and print the books."""
+    """Attribute and print joules per class, the books and the fit."""
     import orjson
 
     from energy.attribute import attribute_run, score_truth
+    from joulegraph.attribution_text import text
     from traces.rundir import RunDir
 
     where = RunDir.open(args.run)
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(orjson.dumps(out, option=orjson.OPT_SERIALIZE_NUMPY).decode() + "\n")
         return 0
-    sys.stdout.write("\n".join(lines(result, out)) + "\n")
+    sys.stdout.write(text(result, out))
     return 0
 
 
@@ -104,77 +105,3 @@ def predictions(result: Any, path: Path) -> dict[str, Any]:
     active = next(f for f in result.figures if f.component == "gpu").active.sum(1)
     shares = shares_check(basis, result.requests.classes, active, phases, gpu.fit.power_idle_w())
     return {"phases": predict(basis, phases), "shares": shares}
-
-
-def lines(result: Any, out: dict[str, Any]) -> list[str]:
-    """The books and the fit as plain text."""
-    from energy.output import fit_json
-
-    text = [f"level {out['level']}, policy {out['policy']}"]
-    books = [("measured", *item) for item in out["components"].items()]
-    for how, name, book in [*books, *(("estimated", *item) for item in out["estimates"].items())]:
-        book = book | {
-            "total_uj": sum(book[f"{k}_uj"] for k in ("attributed", "idle", "tail", "foreign", "unmeasured"))
-        }
-        text.append(
-            f"{name}: {how} {book['total_uj'] / 1e6:.1f} J"
-            f" = attributed {book['attributed_uj'] / 1e6:.1f}"
-            f" + idle {book['idle_uj'] / 1e6:.1f} + tail {book['tail_uj'] / 1e6:.1f}"
-            f" + foreign {book['foreign_uj'] / 1e6:.1f}"
-            f" + unmeasured {book['unmeasured_uj'] / 1e6:.1f} (off by {book['closure_uj']} uJ)"
-        )
-    for device in result.devices:
-        fit = fit_json(device.fit)
-        lag = (
-            f"{device.lag.lag_s * 1e3:.0f} +- {device.lag.spread_s * 1e3:.0f} ms"
-            if device.lag.known
-            else "not resolved"
-        )
-        text.append(
-            f"{device.curve.source}: lag {lag}; {fit['blocks']} blocks, residual {fit['residual_w']:.1f} W, condition"
-            f" {fit['condition']:.0f}; prior: {fit['prior']}"
-        )
-        text += [
-            f"    {term:16} {value:.4g} J  [{fit['interval90'][term][0]:.3g}, {fit['interval90'][term][1]:.3g}]"
-            for term, value in fit["joules"].items()
-        ]
-    for name, row in out.get("workflow_classes", {}).items():
-        if row.get("j_per_workflow") is not None:
-            text.append(
-                f"{name}: {row['workflows']} workflows, {row['requests']} requests,"
-                f" {row['j_per_workflow']:.2f} J per workflow"
-            )
-    if out["truth_error"]:
-        text.append(f"truth: median error {out['truth_error']['median']:.2%}, p95 {out['truth_error']['p95']:.2%}")
-    for row in out.get("phases", []):
-        text.append(
-            " ".join([f"{row['phase']} {row['run'] if row['run'] is not None else row['kind']}:", *beside(row)])
-        )
-    if "carbon" in out:
-        c = out["carbon"]
-        text.append(f"{c['gco2e']:.3f} gCO2e at {c['grid_gco2e_per_kwh']} g/kWh ({c['grid_source']}), PUE {c['pue']}")
-    for band in out.get("shares", []):
-        for name, row in band["types"].items():
-            text.append(f"share of {name} at rate {band['rate']}: {tested(row)}")
-    return text + [f"note: {n}" for n in out["notes"]]
-
-
-def beside(row: dict[str, Any]) -> list[str]:
-    """Each prediction of a phase and how far it lies from the measurement."""
-    measured = row["measured_uj"]
-    text = [f"measured {measured / 1e6:.0f} J" if measured else "not measured"]
-    for name in ("predicted", "held_out", "null", "planned"):
-        value = row[f"{name}_uj"]
-        off = f" ({value / measured - 1:+.1%})" if value is not None and measured else ""
-        text.append(f"{name} {'-' if value is None else round(value / 1e6)}{off}")
-    return text
-
-
-def tested(row: dict[str, Any]) -> str:
-    """A type's share against the regression."""
-    if row["agrees"] is None:
-        return f"{row['attributed_j']:.1f} J attributed; not testable (the regression is less certain than 3 %)"
-    verdict = "agrees" if row["agrees"] else "DISAGREES"
-    return (
-        f"{row['attributed_j']:.1f} J attributed, {row['regressed_j']:.1f} +- {row['se_j']:.1f} J regressed: {verdict}"
-    )
