@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from energy.align import Lag, estimate_lag
+from energy.amortise import Uses, amortised, prompts_of, uses
 from energy.curve import Curve, borders, choose
 from energy.fit import Fit, Profile, cells, fit_energy, from_profile, spans_of
 from energy.ledger import BOOK as BOOK
@@ -23,7 +24,7 @@ from energy.model import Blocks, Shares, blocks, shares
 from energy.node_total import node_total
 from energy.others import outside_engine, strangers
 from energy.output import write
-from energy.policies import CHARGE_WAITING, POLICIES, Split, equal
+from energy.policies import CHARGE_WAITING, KNOW_OWN, POLICIES, Split, equal
 from energy.rollup import OUTSIDE, Figures, by_label
 from energy.tables import Floats, Mask, RequestTable, RunData, StepTable, known
 from energy.timefit import fit_time
@@ -37,8 +38,12 @@ BLOCK_NS = 1_000_000_000
 LEVELS = ("L0", "L1", "L2", "L3")
 COMPONENTS = ("gpu", "hbm", "cpu", "dram")
 HOST = ("cpu", "dram")
-ASIDE = ("node", "preemptions")
+ASIDE = ("prefixes", "node", "preemptions")
 """totals that no policy changes"""
+AMORTISED = (
+    "own joules of prompt blocks are spread over their later hits ({hits} hits of blocks; {lost} cached tokens had no"
+    " creator known in this run: nothing is charged for them)"
+)
 NOTHING = "nothing measured: no joules are given (a measured profile, --profile, gives estimates)"
 PREEMPTED = (
     "{count} preemptions in the engine: its steps do not say whose; work done again falls on all who ran beside it"
@@ -79,12 +84,34 @@ class Attribution:
 
 
 def attribute_run(
-    run: RunDir, *, policy: str = "fitted", level: str | None = None, profile: Profile | None = None
+    run: RunDir,
+    *,
+    policy: str = "fitted",
+    level: str | None = None,
+    profile: Profile | None = None,
+    prefixes: str = "creator",
 ) -> Attribution:
-    """Attribute a run and write attribution.parquet, workflows.parquet and ledger.json into it."""
-    result = attribute(load_run(run), policy=policy, level=level, profile=profile)
+    """Attribute a run and write attribution.parquet, workflows.parquet and ledger.json into it. prefixes: "creator" or
+    "amortised" (energy.amortise; UserError where the run does not say who hit what)."""
+    if prefixes == "amortised" and policy in POLICIES and policy not in KNOW_OWN:
+        raise UserError(f"--prefixes amortised --policy {policy}: it knows no own joules; take {' or '.join(KNOW_OWN)}")
+    data = load_run(run)
+    result = attribute(data, policy=policy, level=level, profile=profile)
+    if prefixes == "amortised":
+        prompts, size = prompts_of(run, data.requests)
+        result = with_prefixes(result, uses(data.requests, prompts, size))
     write(run, result)
     return result
+
+
+def with_prefixes(result: Attribution, found: Uses) -> Attribution:
+    """The same attribution with own joules of blocks spread over their hits; sums stay."""
+    notes = [*result.notes, AMORTISED.format(hits=int(np.count_nonzero(found.row != found.creator)), lost=found.lost)]
+    figures = amortised(result.figures, result.requests, found)
+    aside = {name: result.totals.get(name) for name in ASIDE} | {"prefixes": "amortised"}
+    out = replace(result, figures=figures, notes=notes, totals=aside)
+    out.totals.update(totals(out))
+    return out
 
 
 def attribute(
@@ -133,7 +160,7 @@ def attribute(
         level = "L0"
         notes.append(ESTIMATED.format(source=devices[0].curve.source) if devices else NOTHING)
     figures = _all_figures(measured or devices, data.requests)
-    aside: dict[str, Any] = {"node": node, "preemptions": preemptions(data.steps)}
+    aside: dict[str, Any] = {"prefixes": "creator", "node": node, "preemptions": preemptions(data.steps)}
     if aside["preemptions"]:
         notes.append(PREEMPTED.format(count=aside["preemptions"]))
     result = Attribution(level, policy, data.requests, devices, figures, notes, aside)

@@ -91,6 +91,8 @@ def output_tokens(rows: Shares, blocks: Blocks, fit: Fit) -> Split:
 
 CHARGE_WAITING = frozenset({"equal"})
 """Policies that put joules on a request that waits to be scheduled."""
+KNOW_OWN = ("fitted", "shapley")
+"""Policies that tell a request's own joules from its shares."""
 Policy = Callable[[Shares, Blocks, Fit], Split]
 POLICIES: dict[str, Policy] = {
     "fitted": fitted,

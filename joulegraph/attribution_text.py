@@ -42,8 +42,10 @@ def text(result: Any, out: dict[str, Any]) -> str:
 
 def summary(out: dict[str, Any], *, simulated: bool = False) -> Iterator[str]:
     """Per class and agent, the books, the node, what was asked for, the notes."""
-    yield f"level {out['level']} ({LEVELS[out['level']]}), policy {out['policy']}" + (
-        "; sensors SIMULATED by the embedded engine" if simulated else ""
+    yield (
+        f"level {out['level']} ({LEVELS[out['level']]}), policy {out['policy']}"
+        + (", prefixes amortised over their hits" if out.get("prefixes") == "amortised" else "")
+        + ("; sensors SIMULATED by the embedded engine" if simulated else "")
     )
     classes = {k: row for k, row in out.get("workflow_classes", {}).items() if row.get("j_per_workflow") is not None}
     if classes:

@@ -18,6 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--policy", default="fitted", help="fitted (default), shapley, equal, time, tokens, output_tokens"
     )
     parser.add_argument("--level", default=None, help="L1, L2 or L3; default: the best the run holds")
+    parser.add_argument(
+        "--prefixes",
+        default="creator",
+        choices=("creator", "amortised"),
+        help="who pays for a cached prefix: the request that computed it (default), or it and its later hits",
+    )
     parser.add_argument("--profile", metavar="NAME|FILE", help="measured profile of this GPU and model, as prior")
     parser.add_argument("--grid", type=real(), metavar="G", help="grid intensity in gCO2e per kWh, for gCO2e figures")
     parser.add_argument("--grid-source", default=None, help="where that intensity comes from (printed beside)")
@@ -36,8 +42,10 @@ def run(args: argparse.Namespace) -> int:
 
     where = RunDir.open(args.run)
     profile = _profile(args.profile) if args.profile is not None else None
-    result = attribute_run(where, policy=args.policy, level=args.level, profile=profile)
-    out = {"run": str(args.run), **result.totals, "truth_error": score_truth(where, result)}
+    result = attribute_run(where, policy=args.policy, level=args.level, profile=profile, prefixes=args.prefixes)
+    # the engine's truth says who computed a block, not who shall pay for it
+    truth = score_truth(where, result) if args.prefixes == "creator" else None
+    out = {"run": str(args.run), **result.totals, "truth_error": truth}
     if args.grid is not None:
         out["carbon"] = carbon(out, args.grid, args.pue, args.grid_source)
     if args.predict is not None:
