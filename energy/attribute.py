@@ -26,7 +26,7 @@ from energy.others import outside_engine, strangers
 from energy.output import write
 from energy.policies import CHARGE_WAITING, KNOW_OWN, POLICIES, Split, equal
 from energy.rollup import OUTSIDE, Figures, by_label
-from energy.tables import Floats, Mask, RequestTable, RunData, StepTable, known
+from energy.tables import Floats, Mask, RequestTable, RunData, known
 from energy.timefit import fit_time
 from energy.uncertainty import UNRESOLVED, widths
 from energy.windows import Windows, windows
@@ -45,9 +45,7 @@ AMORTISED = (
     " creator known in this run: nothing is charged for them)"
 )
 NOTHING = "nothing measured: no joules are given (a measured profile, --profile, gives estimates)"
-PREEMPTED = (
-    "{count} preemptions in the engine: its steps do not say whose; work done again falls on all who ran beside it"
-)
+PREEMPTED = "{count} preemptions in the engine: it does not say whose; work done again falls on all who ran beside it"
 ESTIMATED = "nothing measured: every joule is estimated ({source}), none is measured"
 NO_SPLIT = "no CPU time per process with a role: all above idle goes to requests, the proxy's and client's part too"
 
@@ -160,7 +158,7 @@ def attribute(
         level = "L0"
         notes.append(ESTIMATED.format(source=devices[0].curve.source) if devices else NOTHING)
     figures = _all_figures(measured or devices, data.requests)
-    aside: dict[str, Any] = {"prefixes": "creator", "node": node, "preemptions": preemptions(data.steps)}
+    aside: dict[str, Any] = {"prefixes": "creator", "node": node, "preemptions": data.preempted}
     if aside["preemptions"]:
         notes.append(PREEMPTED.format(count=aside["preemptions"]))
     result = Attribution(level, policy, data.requests, devices, figures, notes, aside)
@@ -190,12 +188,6 @@ def with_policy(result: Attribution, policy: str) -> Attribution:
     out = replace(result, policy=policy, devices=devices, figures=_all_figures(devices, result.requests), totals=aside)
     out.totals.update(totals(out))
     return out
-
-
-def preemptions(steps: StepTable | None) -> int | None:
-    """How often the engine's steps say that it took a running sequence's blocks away; None where it does not say."""
-    told = steps.preempted[known(steps.preempted)] if steps is not None else ()
-    return int(np.sum(told)) if len(told) else None
 
 
 def _all_figures(devices: list[Device], requests: RequestTable) -> list[Figures]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from energy.calls import Seen, join_calls
 from energy.columns import Pool, int_column, journal_tables, label_column
+from energy.preempted import preemptions
 from energy.spans import with_spans
 from energy.tables import NONE, Ints, Labels, RequestTable, RunData, Series, StepTable
 from traces.errors import UserError
@@ -62,15 +63,17 @@ _SAMPLE = pa.schema(
 def load_run(run: RunDir) -> RunData:
     """Everything attribution needs of a run. UserError when neither requests nor dispatch were recorded."""
     notes: list[str] = []
-    requests = with_spans(load_requests(run, notes), _spans(run), notes)
+    requests = with_spans(load_requests(run, notes), _engine_rows(run, "spans"), notes)
     series, events, processes = load_power(run, notes)
     roles = {int(row["pid"]): str(row["role"]) for row in processes if row.get("role")}
     roles |= {int(pid): str(role) for pid, role in (run.info.get("processes") or {}).items()}
-    return RunData(requests, load_steps(run, notes), series, events, processes, notes, roles)
+    steps = load_steps(run, notes)
+    preempted = preemptions(steps, _engine_rows(run, "metrics"))
+    return RunData(requests, steps, series, events, processes, notes, roles, preempted)
 
 
-def _spans(run: RunDir) -> Iterator[dict[str, Any]]:
-    path = run.journal("engine", "spans")
+def _engine_rows(run: RunDir, writer: str) -> Iterator[dict[str, Any]]:
+    path = run.journal("engine", writer)
     yield from JournalReader(path) if path.is_file() else ()
 
 

@@ -108,6 +108,8 @@ class RunData:
     notes: list[str] = field(default_factory=list)
     roles: dict[int, str] = field(default_factory=dict)
     """pid -> engine | proxy | client | ..., from run.json"""
+    preempted: int | None = None
+    """times the engine took a running sequence's blocks away, None where it does not say"""
 
 
 def known(column: Ints) -> Mask:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energy.attribute import attribute, preemptions, with_policy
+from energy.attribute import attribute, with_policy
 from energy.curve import Curve
 from energy.node_total import node_total
-from energy.tables import NONE, RunData, Series, StepTable, request_table
+from energy.tables import RunData, Series, request_table
 from traces.records import SensorInfo
 
 S = 1_000_000_000
@@ -65,7 +65,7 @@ def test_node_adds_up_exactly(parts: list[tuple[str, float]], watts: float) -> N
     assert total["measured_uj"] == sum(c.total_uj for c in curves)
 
 
-def _run(*, node: bool, steps: StepTable | None = None) -> RunData:
+def _run(*, node: bool) -> RunData:
     t = np.arange(0, 100 * S, S // 10, dtype=np.int64)
     gpu = SensorInfo("g.energy", "gpu", "gpu0", "counter", "uJ", 100_000_000, 1000)
     series = {"g.energy": Series(gpu, t, t, np.cumsum(np.full(len(t), 30_000_000)))}
@@ -73,7 +73,7 @@ def _run(*, node: bool, steps: StepTable | None = None) -> RunData:
         info = SensorInfo("ipmi", "node", "node", "gauge", "mW", None, 1000)
         series["ipmi"] = Series(info, t[::20], t[::20], np.full(len(t[::20]), 700_000))
     rows = [{"id": "a", "sent_ns": 5 * S, "first_ns": 6 * S, "last_ns": 15 * S, "end_ns": 15 * S, "prompt": 9}]
-    return RunData(request_table(rows), steps, series, [])
+    return RunData(request_table(rows), None, series, [])
 
 
 def test_no_joule_of_the_node_reaches_a_request() -> None:
@@ -82,17 +82,3 @@ def test_no_joule_of_the_node_reaches_a_request() -> None:
     assert without.totals["node"] is None
     assert beside.totals["node"]["unaccounted_uj"] == pytest.approx(400e6 * beside.totals["node"]["seconds"], rel=0.01)
     assert with_policy(beside, "equal").totals["node"] == beside.totals["node"]
-
-
-def _steps(preempted: list[int]) -> StepTable:
-    n = len(preempted)
-    ones = np.ones(n, np.int64)
-    return StepTable(np.arange(n, dtype=np.int64), *[ones] * 5, np.array(preempted, np.int64), ones * 0)
-
-
-@pytest.mark.parametrize(
-    ("told", "count"), [([0, 2, 1], 3), ([0, 0], 0), ([NONE, NONE], None), ([NONE, 2], 2), ([], None)]
-)
-def test_preemptions_are_counted_where_the_engine_says_so(told: list[int], count: int | None) -> None:
-    assert preemptions(_steps(told)) == count
-    assert preemptions(None) is None
