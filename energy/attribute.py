@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from energy.align import Lag, estimate_lag
 from energy.amortise import Uses, amortised, prompts_of, uses
@@ -325,34 +324,3 @@ def intervals(figures: Figures) -> dict[str, Any]:
         "median_half_width": float(np.median(share)) if np.any(some) else None,
         "unresolved_requests": int(np.count_nonzero(share > UNRESOLVED)),
     }
-
-
-def score_truth(run: RunDir, result: Attribution | None = None) -> dict[str, float] | None:
-    """Absolute error of active GPU joules per request against truth.jsonl: {median, p95}; None where there is none."""
-    truth = {
-        r["request_id"]: int(r["active_uj"])
-        for r in run.rows("truth")
-        if r.get("component") == "gpu" and "request_id" in r
-    }
-    if not truth:
-        return None
-    mine = _active_by_id(run, result)
-    errors = [abs(mine.get(k, 0) - v) / v for k, v in truth.items() if v > 0]
-    if not errors:
-        return None
-    return {"median": float(np.median(errors)), "p95": float(np.quantile(errors, 0.95)), "requests": float(len(errors))}
-
-
-def _active_by_id(run: RunDir, result: Attribution | None) -> dict[str, int]:
-    if result is not None:
-        gpu = [f for f in result.figures if f.component == "gpu"]
-        return dict(zip(result.requests.ids, gpu[0].active.sum(1).tolist(), strict=True)) if gpu else {}
-    path = run.file("attribution.parquet")
-    if not path.is_file():
-        raise UserError(f"{path}: missing; run joulegraph attribute on the run first")
-    table = pq.read_table(path, columns=["request_id", "component", "active_uj"])
-    out: dict[str, int] = {}
-    for row in table.to_pylist():
-        if row["component"] == "gpu":
-            out[row["request_id"]] = out.get(row["request_id"], 0) + row["active_uj"]
-    return out

@@ -10,8 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from energy.attribute import attribute_run, score_truth
+from energy.attribute import attribute_run
 from energy.ledger import BOOK
+from energy.truth import score_truth
 from joulegraph.figures import sentences, write_figures
 from joulegraph.tables import write_tables
 from traces.errors import UserError

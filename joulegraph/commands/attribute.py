@@ -36,16 +36,15 @@ def run(args: argparse.Namespace) -> int:
     """Attribute and print joules per class, the books and the fit."""
     import orjson
 
-    from energy.attribute import attribute_run, score_truth
+    from energy.attribute import attribute_run
+    from energy.truth import score_truth
     from joulegraph.attribution_text import text
     from traces.rundir import RunDir
 
     where = RunDir.open(args.run)
     profile = _profile(args.profile) if args.profile is not None else None
     result = attribute_run(where, policy=args.policy, level=args.level, profile=profile, prefixes=args.prefixes)
-    # the engine's truth says who computed a block, not who shall pay for it
-    truth = score_truth(where, result) if args.prefixes == "creator" else None
-    out = {"run": str(args.run), **result.totals, "truth_error": truth}
+    out = {"run": str(args.run), **result.totals, "truth_error": score_truth(where, result)}
     if args.grid is not None:
         out["carbon"] = carbon(out, args.grid, args.pue, args.grid_source)
     if args.predict is not None:

@@ -252,7 +252,7 @@ def _truth(run: RunDir, notes: list[str]) -> dict[str, float] | None:
     """Error against the embedded engine's truth, where it kept one."""
     if not run.journals("truth"):
         return None
-    from energy.attribute import score_truth
+    from energy.truth import score_truth
 
     try:
         return score_truth(run)

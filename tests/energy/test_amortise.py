@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from energy.amortise import amortised, keys, moved, prompts_of, uses
 from energy.attribute import attribute_run
 from energy.rollup import Figures
 from energy.tables import RequestTable, request_table
+from energy.truth import score_truth
 from traces.errors import UserError
 from traces.rundir import RunDir
 from traces.workflow import Manifest, Node
@@ -123,3 +126,13 @@ def test_where_nobody_says_who_hit_what(
 def test_a_policy_without_own_joules_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="take fitted or shapley"):
         attribute_run(RunDir.create(tmp_path), policy="equal", prefixes="amortised")
+
+
+@pytest.mark.parametrize(("prefixes", "scored"), [("creator", True), ("amortised", False)])
+def test_truth_says_nothing_of_who_shall_pay(tmp_path: Path, prefixes: str, scored: bool) -> None:
+    run = RunDir.create(tmp_path)
+    run.file("truth.jsonl").write_bytes(orjson.dumps({"request_id": "a", "component": "gpu", "active_uj": 7}) + b"\n")
+    row = {"request_id": ["a"], "component": ["gpu"], "active_uj": [7]}
+    pq.write_table(pa.table(row), run.file("attribution.parquet"))
+    run.write_json("ledger.json", {"prefixes": prefixes})
+    assert score_truth(run) == ({"median": 0.0, "p95": 0.0, "requests": 1.0} if scored else None)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from energy.attribute import attribute_run, choose_level, score_truth
+from energy.attribute import attribute_run, choose_level
 from energy.fit import Profile
 from energy.load import load_run
 from energy.tables import NONE
+from energy.truth import score_truth
 from joulegraph.finish import count
 from joulegraph.report.gather import gather_workflows
 from traces.errors import UserError
