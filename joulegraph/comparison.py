@@ -6,6 +6,7 @@ joules). Requests of one run share its conditions: runs, not requests, are resam
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ def read_run(path: Path) -> dict[str, Any]:
         "devices": sorted(f"{d['domain']}/{d['device']}/{d['source']}" for d in ledger["devices"]),
     }
     out["host"] = run.info.get("host")
+    out["accounting"] = (
+        f"level {ledger.get('level')}, policy {ledger.get('policy')}, prefixes {ledger.get('prefixes', 'creator')}"
+    )
+    out["virtual"] = run.info.get("time") == "virtual"
     out["t_start_ns"] = float(np.nanmin(columns["t_start_ns"].astype(float))) if len(table) else None
     makespan = columns["makespan_ns"].astype(float)
     out["makespan_s"] = float(np.nanmean(makespan)) / 1e9 if len(table) and not np.all(np.isnan(makespan)) else None
@@ -55,8 +60,10 @@ def read_run(path: Path) -> dict[str, Any]:
 
 def compare(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> dict[str, Any]:
     """Ratio b / a of each figure with a 90 % interval over runs and a verdict (None below five repeats an arm,
-    across boards, or where the arms did not take turns)."""
+    across boards, where runs were attributed differently, or where the arms did not take turns)."""
     notes = []
+    if twice := sorted(run for run, n in Counter(r["run"] for r in a + b).items() if n > 1):
+        raise UserError(f"{', '.join(twice)}: named more than once; a run is one repeat of one arm, name each once")
     enough = min(len(a), len(b)) >= FEWEST
     if not enough:
         notes.append(
@@ -64,6 +71,9 @@ def compare(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> dict[str, Any]:
         )
     if {tuple(r["devices"]) for r in a} != {tuple(r["devices"]) for r in b} or len({str(r["host"]) for r in a + b}) > 1:
         notes.append("the arms were not measured by the same sensors of one host: the board's gain does not cancel")
+        enough = False
+    if len(kinds := sorted({str(r["accounting"]) for r in a + b})) > 1:
+        notes.append(f"the runs were attributed differently ({'; '.join(kinds)}): attribute them alike for a verdict")
         enough = False
     if not _interleaved(a, b):
         notes.append(
@@ -77,7 +87,10 @@ def compare(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _interleaved(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
     """Whether the arms took turns often enough that no drift can side with one: the order changes arms at least as
-    often as the smaller arm has runs (A B B A A B B A does, A A B B A A does not). A run without a time cannot tell."""
+    often as the smaller arm has runs (A B B A A B B A does, A A B B A A does not). A run without a time cannot
+    tell; runs in virtual time have no order, nor anything that drifts."""
+    if all(r["virtual"] for r in a + b):
+        return True
     if any(r["t_start_ns"] is None for r in a + b):
         return False
     times = [(r["t_start_ns"], arm) for arm, runs in (("a", a), ("b", b)) for r in runs]

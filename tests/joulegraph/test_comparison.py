@@ -9,6 +9,7 @@ import pytest
 from joulegraph.calibration import BATCHES, design
 from joulegraph.commands.compare import lines
 from joulegraph.comparison import FEWEST, compare
+from traces.errors import UserError
 
 JOULES = ("j_per_workflow", "j_per_output_token", "j_per_request", "edp_js")
 
@@ -19,6 +20,7 @@ def _arm(
     return [
         {
             "run": f"r{start + 2 * i}", "devices": [device], "host": "h", "t_start_ns": float(start + 2 * i),
+            "virtual": False, "accounting": "level L3",
             "makespan_s": 1.0, **dict.fromkeys(JOULES, gain * v),
         }
         for i, v in enumerate(values)
@@ -96,3 +98,24 @@ def test_the_design_is_a_graph_of_parts() -> None:
         assert agents.count(f"batch-{n}") == n
     used = [b for n in flow.nodes for b in n.hash_ids or ()]
     assert len(used) == len(set(used))  # no prompt shares a prefix: nothing is cached
+
+
+def test_runs_in_virtual_time_need_no_turns() -> None:
+    a, b = ([{**row, "t_start_ns": 1.0, "virtual": True} for row in _arm(NOISE, k)] for k in (0, 1))
+    assert compare(a, b)["figures"]["j_per_workflow"]["verdict"] == "no difference shown"
+    a[0]["virtual"] = False
+    assert compare(a, b)["figures"]["j_per_workflow"]["verdict"] is None
+
+
+def test_runs_attributed_differently_get_no_verdict() -> None:
+    a, b = _arm(NOISE, 0), _arm(NOISE, 1)
+    b[1]["accounting"] = "level L1"
+    report = compare(a, b)
+    assert report["figures"]["j_per_workflow"]["verdict"] is None
+    assert "(level L1; level L3)" in report["notes"][0]
+
+
+def test_a_run_named_twice_is_no_repeat() -> None:
+    a = _arm(NOISE, 0)
+    with pytest.raises(UserError, match="r4: named more than once"):
+        compare([*a, a[2]], _arm(NOISE, 1))
