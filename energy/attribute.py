@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from energy.agreement import agreement
 from energy.align import Lag, estimate_lag
 from energy.amortise import Uses, amortised, prompts_of, uses
-from energy.curve import Curve, borders, choose
+from energy.curve import Curve, borders, choose, curves_of
 from energy.fit import Fit, Profile, cells, fit_energy, from_profile, spans_of
 from energy.ledger import BOOK as BOOK
 from energy.ledger import Ledger, book, largest_remainder, settle
@@ -37,7 +38,7 @@ BLOCK_NS = 1_000_000_000
 LEVELS = ("L0", "L1", "L2", "L3")
 COMPONENTS = ("gpu", "hbm", "cpu", "dram")
 HOST = ("cpu", "dram")
-ASIDE = ("prefixes", "node", "preemptions")
+ASIDE = ("prefixes", "node", "agreement", "preemptions")
 """totals that no policy changes"""
 AMORTISED = (
     "own joules of prompt blocks are spread over their later hits ({hits} hits of blocks; {lost} cached tokens had no"
@@ -131,7 +132,8 @@ def attribute(
     work = windows(data.requests, level)
     if np.any(work.imputed):
         notes.append(f"{int(work.imputed.sum())} requests without usage: typical token counts stand in for theirs")
-    curves, missing = choose(data.series)
+    every, missing = curves_of(data.series)
+    curves = choose(every)
     node, said = node_total(curves)
     notes += missing + said
     curves = [c for c in curves if c.domain in COMPONENTS]
@@ -158,6 +160,7 @@ def attribute(
         notes.append(ESTIMATED.format(source=devices[0].curve.source) if devices else NOTHING)
     figures = _all_figures(measured or devices, data.requests)
     aside: dict[str, Any] = {"prefixes": "creator", "node": node, "preemptions": data.preempted}
+    aside["agreement"] = agreement(curves, every)
     if aside["preemptions"]:
         notes.append(PREEMPTED.format(count=aside["preemptions"]))
     result = Attribution(level, policy, data.requests, devices, figures, notes, aside)

@@ -225,18 +225,19 @@ def borders(curve: Curve, block_ns: int) -> Ints:
     return np.array(picked, np.int64)
 
 
-def choose(series: dict[str, Series]) -> tuple[list[Curve], list[str]]:
+def curves_of(series: dict[str, Series]) -> tuple[list[Curve], list[str]]:
+    """The curve of every sensor that has one, and why others have none."""
+    made = [curve_of(one) for one in series.values()]
+    return [one for one in made if not isinstance(one, str)], [one for one in made if isinstance(one, str)]
+
+
+def choose(curves: list[Curve]) -> list[Curve]:
     """One curve per (domain, device): a counter before an integrated gauge, anything measured in a domain before an
-    estimate of it; and why others are missing."""
+    estimate of it."""
     best: dict[tuple[str, str], Curve] = {}
-    notes: list[str] = []
-    for one in series.values():
-        made = curve_of(one)
-        if isinstance(made, str):
-            notes.append(made)
-            continue
-        key = (made.domain, made.device)
-        if key not in best or (best[key].integrated and not made.integrated):
-            best[key] = made
-    measured = {made.domain for made in best.values() if not made.estimated}
-    return [made for made in best.values() if not made.estimated or made.domain not in measured], notes
+    for one in curves:
+        key = (one.domain, one.device)
+        if key not in best or (best[key].integrated and not one.integrated):
+            best[key] = one
+    measured = {one.domain for one in best.values() if not one.estimated}
+    return [one for one in best.values() if not one.estimated or one.domain not in measured]

@@ -23,7 +23,7 @@ import orjson
 
 from energy import amd, node, nvml, perf, powercap, procs, pyrapl, tdp
 from energy.recorded import recorded_file
-from energy.sampler import Sampler, Superseded, Totals, status_names
+from energy.sampler import Sampler, Superseded, status_names
 from energy.simulated import simulated_sources
 from energy.source import Found, Missing
 from traces.child import Child, on_lifeline_end, spawn
@@ -179,12 +179,6 @@ class SamplerThread:
         if self.error is not None:
             raise self.error
         self.sampler.stop(self._now_ns())
-
-
-def run_thread(sampler: Sampler, stop: Event, *, now_ns: NowNs = time.monotonic_ns) -> Totals:
-    """Sample until `stop` is set; the calling thread is the watchdog."""
-    SamplerThread(sampler, now_ns=now_ns).watch(stop)
-    return sampler.totals
 
 
 def sampler_process(lifeline: Connection, config: SamplerConfig) -> None:

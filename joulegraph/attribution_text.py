@@ -115,12 +115,17 @@ def drawn(table: Table) -> list[str]:
 
 
 def aside(out: dict[str, Any]) -> Iterator[str]:
-    """What stands beside the books: the node's meter, preemptions, the engine's truth."""
+    """What stands beside the books: the node's meter, sensors set against each other, preemptions, truth."""
     if node := out.get("node"):
         parts = " + ".join(f"{name} {uj / 1e6:,.1f}" for name, uj in node["parts_uj"].items()) or "nothing measured"
         yield (
             f"node ({node['source']}, {node['seconds']:.0f} s): {node['node_uj'] / 1e6:,.1f} J = {parts}"
             f" + unaccounted {node['unaccounted_uj'] / 1e6:,.1f}; on no request"
+        )
+    for row in out.get("agreement", []):
+        yield (
+            f"{row['source']}: {row['percent']:+.1f} % against {row['against']} over {row['seconds']} s, single seconds"
+            f" {row['window_percent']:.1f} % apart (median)"
         )
     if out.get("preemptions") is not None:
         yield f"preemptions: {out['preemptions']}"

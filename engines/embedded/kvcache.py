@@ -42,11 +42,6 @@ class BlockPool:
         """Share of blocks in use, 0..1."""
         return 1.0 - self.free_blocks / self.total
 
-    @property
-    def cached_hashes(self) -> int:
-        """Different block contents that a lookup can find."""
-        return len(self._table)
-
     def lookup(self, hashes: Sequence[int]) -> int:
         """How many leading blocks of this chain are cached."""
         table = self._table

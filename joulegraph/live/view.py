@@ -6,11 +6,10 @@ process: never from a data worker) and handles Ctrl-C itself.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from threading import Event, Thread
+from threading import Event
 from types import TracebackType
 from typing import TextIO
 
@@ -78,24 +77,3 @@ def show_until(view: LiveView, stop: Event, *, now_ns: NowNs, joules: Joules = l
         while not stop.wait(REFRESH_NS / 1e9):
             view.update(now_ns(), joules())
         view.update(now_ns(), joules(), last=True)
-
-
-def show_in_thread(view: LiveView, *, now_ns: NowNs, joules: Joules = lambda: None) -> Callable[[], None]:
-    """Show in a thread of its own (lower priority where the system allows it); call the result to end it."""
-    stop = Event()
-
-    def run() -> None:
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, 10)  # on Linux: of this thread
-        except OSError:
-            pass
-        show_until(view, stop, now_ns=now_ns, joules=joules)
-
-    thread = Thread(target=run, name="live", daemon=True)
-    thread.start()
-
-    def end() -> None:
-        stop.set()
-        thread.join()
-
-    return end

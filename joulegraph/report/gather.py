@@ -228,7 +228,7 @@ def _power(run: RunDir, notes: list[str]) -> tuple[list[dict[str, Any]], dict[st
     """Sensors as described, what the sampler said of itself, one energy curve per device."""
     from dataclasses import asdict
 
-    from energy.curve import choose
+    from energy.curve import choose, curves_of
     from energy.load import load_power
 
     if not run.journals("power"):
@@ -242,7 +242,8 @@ def _power(run: RunDir, notes: list[str]) -> tuple[list[dict[str, Any]], dict[st
     if beats:
         sampling |= {"ticks": max(e.ticks or 0 for e in beats), "missed": max(e.missed or 0 for e in beats)}
     notes += [f"sensor lost: {e.source}: {e.why}" for e in events if e.kind == "lost"][:5]
-    curves, missing = choose(series)
+    every, missing = curves_of(series)
+    curves = choose(every)
     notes += missing
     sensors = [{**asdict(s.info), "samples": len(s.value), "failed": s.failed} for s in series.values()]
     return sensors, sampling, curves

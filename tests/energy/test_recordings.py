@@ -11,7 +11,7 @@ import pytest
 
 from energy.align import estimate_lag
 from energy.attribute import Attribution, attribute
-from energy.curve import choose
+from energy.curve import choose, curves_of
 from energy.fit import fit_energy, joined, read_profile, spans_of
 from energy.foreign import import_run
 from energy.load import load_run
@@ -135,7 +135,8 @@ def test_lag_is_stable_over_halves_of_a_run(attributed: dict[str, Attribution]) 
     assert gpu.lag.known
     again = estimate_lag(gpu.curve, gpu.work, gpu.windows.origin_ns)
     assert again == gpu.lag
-    assert choose({}) == ([], [])
+    assert curves_of({}) == ([], [])
+    assert choose([]) == []
 
 
 def test_sensors_side_by_side_on_known_work(data: Path) -> None:

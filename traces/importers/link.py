@@ -6,7 +6,7 @@ sub-agents as spawn and join. Pure. May not know: any format.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -116,12 +116,6 @@ class Links:
 
 def _end(node: Node) -> int:
     return node.t_end_ns if node.t_end_ns is not None else node.arrival_ns
-
-
-def last_before(stamps: Sequence[int], at: int) -> int | None:
-    """Index of the last of the sorted stamps that is <= at."""
-    index = bisect_right(stamps, at) - 1
-    return index if index >= 0 else None
 
 
 class Unique:
