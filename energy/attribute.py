@@ -26,6 +26,7 @@ from energy.others import outside_engine, strangers
 from energy.output import write
 from energy.policies import CHARGE_WAITING, KNOW_OWN, POLICIES, Split, equal
 from energy.rollup import OUTSIDE, Figures, by_label
+from energy.speculation import speculation
 from energy.tables import Floats, Mask, RequestTable, RunData, known
 from energy.timefit import fit_time
 from energy.uncertainty import UNRESOLVED, widths
@@ -38,7 +39,7 @@ BLOCK_NS = 1_000_000_000
 LEVELS = ("L0", "L1", "L2", "L3")
 COMPONENTS = ("gpu", "hbm", "cpu", "dram")
 HOST = ("cpu", "dram")
-ASIDE = ("prefixes", "node", "agreement", "preemptions")
+ASIDE = ("prefixes", "node", "agreement", "preemptions", "speculation")
 """totals that no policy changes"""
 AMORTISED = (
     "own joules of prompt blocks are spread over their later hits ({hits} hits of blocks; {lost} cached tokens had no"
@@ -161,6 +162,7 @@ def attribute(
     figures = _all_figures(measured or devices, data.requests)
     aside: dict[str, Any] = {"prefixes": "creator", "node": node, "preemptions": data.preempted}
     aside["agreement"] = agreement(curves, every)
+    aside["speculation"] = speculation(data.requests)
     if aside["preemptions"]:
         notes.append(PREEMPTED.format(count=aside["preemptions"]))
     result = Attribution(level, policy, data.requests, devices, figures, notes, aside)

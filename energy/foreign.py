@@ -21,6 +21,7 @@ import orjson
 from traces.errors import UserError
 from traces.records import PowerSample, RequestRecord, SensorInfo, StepRecord
 from traces.rundir import RunDir
+from traces.speculation import speculated
 
 COUNTER = SensorInfo("nvml0.energy", "gpu", "gpu0", "counter", "uJ", 100_000_000, 1000, limits="updates every 100 ms")
 INSTANT = SensorInfo(
@@ -124,6 +125,7 @@ def _request(row: dict[str, Any]) -> RequestRecord:
     last = None if first is None or not gaps else min(int(first + times[-1]), int(row["t_end_ns"]))
     sent = int(row["t_send_ns"])
     completion = usage.get("completion_tokens", row.get("n_out"))
+    drafted, accepted = speculated(metrics.get("speculative_decoding"))
     reads = () if first is None else (int(first) - sent, *(int(g) * 1000 for g in gaps))
     return RequestRecord(
         request_id=str(row["id"]),
@@ -147,6 +149,8 @@ def _request(row: dict[str, Any]) -> RequestRecord:
         engine_queue_ns=_ms(metrics.get("queue_time_ms")),
         engine_prefill_ns=_ms(metrics.get("time_to_first_token_ms")),
         engine_decode_ns=_ms(metrics.get("generation_time_ms")),
+        draft_tokens=drafted,
+        accepted_tokens=accepted,
         read_dt_ns=reads,
         read_tokens=_spread(len(reads), completion),
     )

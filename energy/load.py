@@ -20,6 +20,7 @@ from energy.calls import Seen, join_calls
 from energy.columns import Pool, int_column, journal_tables, label_column
 from energy.preempted import preemptions
 from energy.spans import with_spans
+from energy.speculation import unsaid
 from energy.tables import NONE, Ints, Labels, RequestTable, RunData, Series, StepTable
 from traces.errors import UserError
 from traces.journal import JournalReader
@@ -29,7 +30,7 @@ from traces.rundir import RunDir
 _DEP = pa.struct([("on", pa.string()), ("kind", pa.string()), ("blocking", pa.bool_()), ("anchor", pa.string())])
 _STRINGS = ("request_id", "workflow_id", "class_name", "agent_id", "outcome", "upstream")
 _TIMES = ("t_first_token_ns", "t_last_token_ns", "t_end_ns")
-_COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens")
+_COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens", "draft_tokens", "accepted_tokens")
 _ENGINE = ("engine_queue_ns", "engine_prefill_ns", "engine_decode_ns")
 _READS = [("read_dt_ns", pa.list_(pa.int64())), ("read_tokens", pa.list_(pa.int32())), ("deps", pa.list_(_DEP))]
 _SHARED = [*((n, pa.int64()) for n in (*_TIMES, *_COUNTS, *_ENGINE)), *_READS]
@@ -68,7 +69,9 @@ def load_run(run: RunDir) -> RunData:
     roles = {int(row["pid"]): str(row["role"]) for row in processes if row.get("role")}
     roles |= {int(pid): str(role) for pid, role in (run.info.get("processes") or {}).items()}
     steps = load_steps(run, notes)
-    preempted = preemptions(steps, _engine_rows(run, "metrics"))
+    scrapes = list(_engine_rows(run, "metrics"))
+    preempted = preemptions(steps, scrapes)
+    notes += unsaid(requests, scrapes)
     return RunData(requests, steps, series, events, processes, notes, roles, preempted)
 
 
@@ -203,6 +206,8 @@ def _build(seen: _Gathered, id_name: str, node: str, sent: Ints, due: Ints) -> R
         queue_ns=int_column(table, "engine_queue_ns"),
         prefill_ns=int_column(table, "engine_prefill_ns"),
         decode_ns=int_column(table, "engine_decode_ns"),
+        drafted=int_column(table, "draft_tokens"),
+        accepted=int_column(table, "accepted_tokens"),
         read_start=seen.read_start,
         read_ns=seen.read_ns,
         read_tokens=seen.read_tokens,
@@ -254,6 +259,8 @@ def _joined(requests: RequestTable, dispatch: RequestTable) -> RequestTable:
         queue_ns=both("queue_ns"),
         prefill_ns=both("prefill_ns"),
         decode_ns=both("decode_ns"),
+        drafted=told("drafted"),
+        accepted=told("accepted"),
         read_start=np.concatenate([[0], np.cumsum(counts)]),
         read_ns=np.concatenate([requests.read_ns, dispatch.read_ns[keep]]),
         read_tokens=np.concatenate([requests.read_tokens, dispatch.read_tokens[keep]]),

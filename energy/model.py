@@ -149,7 +149,7 @@ def _decoded(
     first_block[window[at][::-1]] = block[at][::-1]
     last_block[window[at]] = block[at]
     for a, b in read_slices(requests, work.row):
-        index, when, tokens, context = decode_reads(requests, work, a, b)
+        index, when, _, tokens, context = decode_reads(requests, work, a, b)
         inside = (when > t[0]) & (when <= t[-1]) & (first_row[index] >= 0)
         index, when, tokens, context = index[inside], when[inside], tokens[inside], context[inside]
         where = np.clip(np.searchsorted(t, when, "left") - 1, first_block[index], last_block[index])

@@ -57,6 +57,9 @@ class RequestTable:
     queue_ns: Ints
     prefill_ns: Ints
     decode_ns: Ints
+    drafted: Ints
+    """draft tokens verified for it (speculative decoding), and those of them accepted"""
+    accepted: Ints
     read_start: Ints
     read_ns: Ints
     read_tokens: npt.NDArray[np.integer[Any]]
@@ -146,6 +149,8 @@ def request_table(rows: list[dict[str, Any]]) -> RequestTable:
         prompt=ints("prompt"),
         cached=ints("cached"),
         completion=ints("completion"),
+        drafted=ints("drafted"),
+        accepted=ints("accepted"),
         read_start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         read_ns=np.array([t for t, _ in flat], np.int64),
         read_tokens=np.array([k for _, k in flat], np.int32),

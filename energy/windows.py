@@ -18,7 +18,9 @@ NOT_SERVED = ("rejected", "skipped", "unreachable")
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Scheduled time of the requests that reached the engine: prefill [start, first], decode [first, last]; seconds
-    from origin_ns. row: index into the request table. imputed: some count was missing and a typical one stands in."""
+    from origin_ns. row: index into the request table. decode: tokens given after the first; drafted, accepted: draft
+    tokens verified for it and those accepted (0 where nothing speculates, or nobody says). imputed: some count was
+    missing and a typical one stands in."""
 
     origin_ns: int
     row: Ints
@@ -30,6 +32,8 @@ class Windows:
     cached: Floats
     prompt: Floats
     decode: Floats
+    drafted: Floats
+    accepted: Floats
     imputed: Mask
 
     def __len__(self) -> int:
@@ -61,7 +65,19 @@ def windows(requests: RequestTable, level: str) -> Windows:
     if level != "L1":
         told = known(requests.prefill_ns[row]) & known(requests.first_ns[row])
         start = np.where(told, np.clip(first - requests.prefill_ns[row] / 1e9, sent, first - 1e-6), start)
-    return Windows(origin, row, sent, start, first, last, computed, prompt - computed, prompt, decode, imputed)
+    drafted, accepted = _drafts(requests, row, decode)
+    return Windows(
+        origin, row, sent, start, first, last, computed, prompt - computed, prompt, decode, drafted, accepted, imputed
+    )
+
+
+def _drafts(requests: RequestTable, row: Ints, decode: Floats) -> tuple[Floats, Floats]:
+    """(draft tokens verified, accepted) where both are said. No more can have been accepted than was given, less one
+    token for each step, of which there is one at least."""
+    said = known(requests.drafted[row]) & known(requests.accepted[row]) & (decode > 0)
+    drafted = np.where(said, requests.drafted[row], 0).astype(float)
+    accepted = np.where(said, requests.accepted[row], 0).astype(float)
+    return drafted, np.minimum(np.minimum(accepted, drafted), np.maximum(decode - 1, 0.0))
 
 
 def _counts(requests: RequestTable, row: Ints) -> tuple[Floats, Floats, Floats, Mask]:

@@ -18,7 +18,8 @@ MOST_PARTS = 16
 LONGEST_STEP_S = 0.5
 """a longer wait for one token was not all work on it"""
 FEATURES = ("steps", "prefill", "prefill_context", "decode", "context")
-"""engine steps; prompt tokens computed; sum over them of the context before each; tokens decoded; context they read"""
+"""engine steps; prompt tokens computed; sum over them of the context before each; tokens computed in decode, those of
+drafts among them; context read, once per sequence and step"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +96,11 @@ def read_slices(requests: RequestTable, row: Ints, size: int = 400_000) -> list[
     return [(a, min(b, len(row))) for a, b in pairwise(cuts)]
 
 
-def decode_reads(requests: RequestTable, work: Windows, a: int, b: int) -> tuple[Ints, Floats, Floats, Floats]:
-    """(window index, t, decode tokens, context read) of every read of windows a..b: the first token is prefill's work,
-    and token counts are scaled to usage. A request without reads decodes evenly (one entry per token, at most 64)."""
+def decode_reads(requests: RequestTable, work: Windows, a: int, b: int) -> tuple[Ints, Floats, Floats, Floats, Floats]:
+    """(window index, t, steps, tokens computed, context read) of every read of windows a..b: the first token is
+    prefill's work, and token counts are scaled to usage. steps: engine steps that the sequence took, one per token
+    but for accepted drafts, which cost no step; each step computes its drafts besides its token, and reads the context
+    once. A request without reads decodes evenly (one entry per token, at most 64)."""
     row = work.row[a:b]
     low, high = requests.read_start[row], requests.read_start[row + 1]
     counts = high - low
@@ -122,7 +125,12 @@ def decode_reads(requests: RequestTable, work: Windows, a: int, b: int) -> tuple
     tokens = drawn * scale
     t = np.clip(t, work.first[index], work.last[index])
     context = tokens * (work.prompt[index] + np.maximum(before, 1) * scale) + tokens * np.maximum(tokens - 1, 0) / 2
-    return index, t, tokens, context
+    drafted, accepted = work.drafted[a:b], work.accepted[a:b]
+    if not np.any(drafted):
+        return index, t, tokens, tokens, context
+    given = np.maximum(work.decode[a:b], 1.0)
+    once, more = (1 - accepted / given)[index - a], ((drafted - accepted) / given)[index - a]
+    return index, t, tokens * once, tokens * (1 + more), context * once
 
 
 def _split_reads(index: Ints, t: Floats, drawn: Floats, before: Floats) -> tuple[Ints, Floats, Floats, Floats]:
@@ -157,10 +165,11 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
     cells = int(np.clip(np.ceil((t1 - t0) / 0.02), 1, 500_000))
     t = np.linspace(t0, t1, cells + 1)
     width = t[1] - t[0]
-    decode, context = np.zeros(cells), np.zeros(cells)
+    turns, decode, context = np.zeros(cells), np.zeros(cells), np.zeros(cells)
     for a, b in read_slices(requests, work.row):
-        _, at, tokens, read = decode_reads(requests, work, a, b)
+        _, at, steps_of, tokens, read = decode_reads(requests, work, a, b)
         cell = np.clip(((at - t0) / width).astype(np.int64), 0, cells - 1)
+        turns += np.bincount(cell, steps_of, cells)
         decode += np.bincount(cell, tokens, cells)
         context += np.bincount(cell, read, cells)
     one = np.ones(len(work))
@@ -173,7 +182,7 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
     tail_end = busy_end + np.minimum(gaps, TAIL_NS / 1e9)
     tail = spread(t, busy_end, tail_end, tail_end - busy_end)
     at_once = decoding / np.maximum(decode_busy, 1e-9)
-    count = np.where(decoding > 0, decode / np.maximum(at_once, 1.0), 0.0)
+    count = np.where(decoding > 0, turns / np.maximum(at_once, 1.0), 0.0)
     present = (prefilling + decoding) / np.maximum(np.diff(busy), 1e-9)
     alone = np.diff(spread(t, work.start, work.first, one)) / np.maximum(present, 1.0)
     count = np.where(decoding <= 0, alone, count)  # prefills of one moment share a step

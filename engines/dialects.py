@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from engines.eventstream import StreamObserver
 from engines.observers import BodyObserver, EngineMetrics, Observer, Reader, Usage
+from traces.speculation import speculated
 
 __all__ = ["Api", "EngineMetrics", "Observer", "Usage", "observer"]
 
@@ -43,6 +44,7 @@ def _take_metrics(observer: Observer, row: dict[str, Any]) -> None:
             _ms(metrics.get("queue_time_ms")),
             _ms(metrics.get("time_to_first_token_ms")),
             _ms(metrics.get("generation_time_ms")),
+            *speculated(metrics.get("speculative_decoding")),
         )
     timings = row.get("timings")
     if isinstance(timings, dict):

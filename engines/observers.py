@@ -28,11 +28,14 @@ class Usage:
 
 @dataclass(slots=True)
 class EngineMetrics:
-    """Per-request times of the engine (level L2), ns: queue, scheduled -> first token, first -> last token."""
+    """Per-request times of the engine (level L2), ns: queue, scheduled -> first token, first -> last token; where it
+    speculates, draft tokens verified for the request and those of them accepted."""
 
     queue_ns: int | None = None
     prefill_ns: int | None = None
     decode_ns: int | None = None
+    draft_tokens: int | None = None
+    accepted_tokens: int | None = None
 
 
 class Observer:

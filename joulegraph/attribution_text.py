@@ -27,7 +27,7 @@ UNITS = {
     "steps": "J per engine step",
     "prefill": "J per prompt token computed",
     "prefill_context": "J per prompt token x context",
-    "decode": "J per decoded token",
+    "decode": "J per token computed in decode (drafts too)",
     "context": "J per token of context read",
 }
 WIDTH = 80
@@ -129,6 +129,10 @@ def aside(out: dict[str, Any]) -> Iterator[str]:
         )
     if out.get("preemptions") is not None:
         yield f"preemptions: {out['preemptions']}"
+    if drafts := out.get("speculation"):
+        share = "" if drafts["acceptance"] is None else f", {drafts['acceptance']:.0%} accepted"
+        whom = counted(drafts["requests"], "request")
+        yield f"speculation: {drafts['draft_tokens']:,} draft tokens verified for {whom}{share}, charged to theirs"
     if out.get("truth_error"):
         yield f"truth: median error {out['truth_error']['median']:.2%}, p95 {out['truth_error']['p95']:.2%}"
 

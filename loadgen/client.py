@@ -212,6 +212,9 @@ def _add_metrics(row: Row, metrics: EngineMetrics) -> None:
     row["engine_queue_ns"] = metrics.queue_ns
     row["engine_prefill_ns"] = metrics.prefill_ns
     row["engine_decode_ns"] = metrics.decode_ns
+    if metrics.draft_tokens is not None:
+        row["draft_tokens"] = metrics.draft_tokens
+        row["accepted_tokens"] = metrics.accepted_tokens
 
 
 def _add_graph(row: Row, node: Node) -> None:

@@ -263,6 +263,8 @@ class Exchange:
             "engine_queue_ns": metrics.queue_ns,
             "engine_prefill_ns": metrics.prefill_ns,
             "engine_decode_ns": metrics.decode_ns,
+            "draft_tokens": metrics.draft_tokens,
+            "accepted_tokens": metrics.accepted_tokens,
             "read_dt_ns": list(self._read_dt),
             "read_bytes": list(self._read_bytes),
             "read_tokens": list(self._read_tokens),

@@ -42,6 +42,8 @@ _USUAL: dict[str, Any] = {
     "engine_queue_ns": None,
     "engine_prefill_ns": None,
     "engine_decode_ns": None,
+    "draft_tokens": None,
+    "accepted_tokens": None,
     "note": None,
     "tool_call_ids": [],
     "previous_response_id": None,

@@ -89,6 +89,9 @@ class RequestRecord:
     """per-request engine metrics (L2): queue, scheduled -> first token, first -> last token"""
     engine_prefill_ns: int | None = None
     engine_decode_ns: int | None = None
+    draft_tokens: int | None = None
+    """speculative decoding: draft tokens that the engine verified for the request, and those of them it accepted"""
+    accepted_tokens: int | None = None
     read_dt_ns: tuple[int, ...] = ()
     """reply reads, flat parallel arrays: ns since the previous read (the first since t_arrival_ns)"""
     read_bytes: tuple[int, ...] = ()
@@ -149,6 +152,8 @@ class DispatchRecord:
     engine_queue_ns: int | None = None
     engine_prefill_ns: int | None = None
     engine_decode_ns: int | None = None
+    draft_tokens: int | None = None
+    accepted_tokens: int | None = None
     read_dt_ns: tuple[int, ...] = ()
     """as in RequestRecord, the first since t_sent_ns"""
     read_tokens: tuple[int, ...] = ()

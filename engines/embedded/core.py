@@ -14,7 +14,7 @@ from engines.embedded.power import Batch, StepModel
 from engines.embedded.profiles import COMPONENTS, Profile
 from engines.embedded.scheduler import Scheduler
 from engines.embedded.sequence import Chunk, Emission, Flight, Seq, plan_step
-from engines.embedded.tokens import BlockHasher, output_key, plan_output, token_array
+from engines.embedded.tokens import BlockHasher, accepted_drafts, output_key, plan_output, token_array
 from engines.embedded.truth import Truth
 from engines.embedded.types import EngineRequest, FinishReason, Limits, RequestStats, Step, TokenOut
 from traces.errors import UserError
@@ -84,7 +84,7 @@ class EngineCore:
     def stats(self, request_id: str) -> RequestStats:
         """Counts and instants of a request, running or ended. KeyError when unknown or forgotten."""
         seq = self._done.get(request_id) or self._seqs[request_id]
-        return seq.stats(self.step_index, self._scheduler.t_last_ns)
+        return seq.stats(self.step_index, self._scheduler.t_last_ns, self.limits.num_speculative_tokens)
 
     def step_record(self, t_ns: int) -> StepRecord:
         """The last completed step as vLLM's iteration stream would show it at t_ns."""
@@ -135,9 +135,9 @@ class EngineCore:
         problem = self.why_not(len(prompt), request.max_tokens)
         if problem:
             raise UserError(f"request {request.request_id}: {problem}")
-        profile = self.profile
+        profile, key = self.profile, output_key(self.limits.seed, request)
         out, reason = plan_output(
-            output_key(self.limits.seed, request),
+            key,
             request,
             vocab_size=profile.vocab_size,
             eos_token_id=profile.eos_token_id,
@@ -147,7 +147,9 @@ class EngineCore:
         if self.limits.enable_prefix_caching:
             hashes = self._hasher.hashes(np.concatenate((prompt, out)), request.cache_salt)
         self.energy.idle_until(now_ns)
-        seq = Seq(request.request_id, now_ns, len(prompt), out.tolist(), reason, hashes, self.energy.open())
+        pace = 1 + accepted_drafts(key, self.limits.num_speculative_tokens, self.limits.acceptance)
+        account = self.energy.open()
+        seq = Seq(request.request_id, now_ns, len(prompt), out.tolist(), reason, hashes, account, pace)
         self._seqs[request.request_id] = seq
         self._scheduler.waiting.append(seq)
 
@@ -181,9 +183,10 @@ class EngineCore:
         plan = self._scheduler.plan(now_ns)
         if plan is None:
             return None
-        batch = Batch(len(plan.members), plan.context, tuple((c.tokens, c.context) for c in plan.chunks))
+        chunks, width = tuple((c.tokens, c.context) for c in plan.chunks), self._scheduler.width
+        batch = Batch(len(plan.members), plan.context, chunks, width)
         cost = self.model.cost(batch, self.energy.celsius)
-        step = plan_step(self.step_index, self.replica, plan.members, plan.chunks, cost)
+        step = plan_step(self.step_index, self.replica, plan.members, plan.chunks, cost, width)
         self._flight = Flight(step, batch, cost, plan.members, plan.chunks, plan.preempted)
         self.preemptions += plan.preempted
         self.energy.begin(cost, now_ns)
@@ -204,7 +207,7 @@ class EngineCore:
         self.busy_ns += t_end_ns - t_start_ns
         self.throttled_ns += (t_end_ns - t_start_ns) if step.throttled else 0
         finished: list[tuple[Seq, FinishReason]] = []
-        emitted = Emission(self.step_index, t_end_ns, flight.members, [], finished)
+        emitted = Emission(self.step_index, t_end_ns, flight.members, [], finished, self._scheduler.width)
         for seq in self._scheduler.ending():
             self._finish(seq, t_end_ns, finished)
         for chunk in flight.chunks:
@@ -229,7 +232,7 @@ class EngineCore:
             return
         emitted.first.append((seq, seq.emitted))
         self._scheduler.join_decode(seq, t_end_ns)
-        self.energy.join_decode(seq.account, seq.offset)
+        self.energy.join_decode(seq.account, seq.offset, seq.pace)
         if seq.end_step == self.step_index:
             self._finish(seq, t_end_ns, emitted.finished)
 
@@ -260,7 +263,7 @@ class EngineCore:
             num_ctx_requests=len(step.chunks),
             num_ctx_tokens=sum(c.tokens for c in step.chunks),
             num_generation_requests=len(step.members),
-            num_generation_tokens=len(step.members),
+            num_generation_tokens=len(step.members) * self._scheduler.width,
             prompt_tokens=sum(seq.n_prompt for seq in firsts),
             cached_tokens=sum(seq.cached_tokens for seq in firsts),
             preempted=step.preempted,
@@ -277,8 +280,15 @@ def _check(limits: Limits) -> None:
         value = getattr(limits, name)
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}; give at least 1, or leave it out")
-    if limits.max_num_batched_tokens < limits.max_num_seqs:
+    if limits.num_speculative_tokens < 0 or not 0 <= limits.acceptance <= 1:
+        raise UserError(
+            f"num_speculative_tokens is {limits.num_speculative_tokens}, acceptance {limits.acceptance}: "
+            "give 0 or more, and a share from 0 to 1"
+        )
+    most = limits.max_num_seqs * (1 + limits.num_speculative_tokens)
+    if limits.max_num_batched_tokens < most:
+        drafts = f" x {1 + limits.num_speculative_tokens} (one and its drafts)" if limits.num_speculative_tokens else ""
         raise UserError(
             f"max_num_batched_tokens ({limits.max_num_batched_tokens}) is below max_num_seqs "
-            f"({limits.max_num_seqs}): every running sequence needs a token per step; raise the first"
+            f"({limits.max_num_seqs}{drafts}): every running sequence needs a token per step; raise the first"
         )

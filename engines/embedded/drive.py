@@ -104,7 +104,7 @@ class _Driver:
         self.after: list[F64] = []
         self.next_poll = 0
         self.result = DriveResult(0, 0)
-        self.segments: dict[str, list[tuple[int, int]]] = {}
+        self.segments: dict[str, list[tuple[int, int, int]]] = {}
 
     def run(
         self,
@@ -145,7 +145,7 @@ class _Driver:
             if self.keep_steps:
                 result.steps.append(core.step_record(end))
             for seq, index in emitted.first:
-                self.segments.setdefault(seq.request_id, []).append((step.index - first_step, index))
+                self.segments.setdefault(seq.request_id, []).append((step.index - first_step, index, seq.pace))
             more: list[tuple[int, EngineRequest]] = []
             for seq, reason in emitted.finished:
                 self._serve(seq.request_id, reason)
@@ -173,12 +173,14 @@ class _Driver:
     def _serve(self, request_id: str, reason: FinishReason) -> None:
         core = self.core
         stats = core.stats(request_id)
-        times = [(max(0, step), index) for step, index in self.segments.pop(request_id, [])]
+        times = [(max(0, step), index, pace) for step, index, pace in self.segments.pop(request_id, [])]
         ends = self.ends
         tokens: list[int] = []
-        for i, (step, index) in enumerate(times):
+        for i, (step, index, pace) in enumerate(times):
             until = times[i + 1][1] if i + 1 < len(times) else stats.output_tokens
-            tokens += ends[step : step + until - index]
+            tokens += ends[step : step + 1]
+            later = ends[step + 1 : step + 1 + -(-(until - index - 1) // pace)]
+            tokens += [t for t in later for _ in range(pace)][: until - index - 1]
         self.result.served[request_id] = Served(stats, reason, np.array(tokens, np.int64), core.truth(request_id))
         core.forget(request_id)
 

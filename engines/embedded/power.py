@@ -36,16 +36,17 @@ GPU, HBM = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a step computes, in numbers: `decodes` sequences of one token that read decode_context tokens in all, and
-    prefill chunks of (tokens, context present before them)."""
+    """What a step computes, in numbers: `decodes` sequences of `width` tokens (one, and its drafts) that read
+    decode_context tokens in all, and prefill chunks of (tokens, context present before them)."""
 
     decodes: int
     decode_context: int
     chunks: tuple[tuple[int, int], ...]
+    width: int = 1
 
     @property
     def tokens(self) -> int:
-        return self.decodes + sum(n for n, _ in self.chunks)
+        return self.decodes * self.width + sum(n for n, _ in self.chunks)
 
     @property
     def context(self) -> int:
@@ -215,7 +216,8 @@ def _counts(r: Rates, batch: Batch) -> tuple[float, tuple[float, ...]]:
         pairs += n * (c + n / 2)
     context += batch.decode_context
     decodes = batch.decodes
-    tokens = prefill + decodes
+    decoded = decodes * batch.width
+    tokens = prefill + decoded
     extra, padding = r.game.pair(tokens)
     seconds = (
         r.fixed_s
@@ -224,7 +226,7 @@ def _counts(r: Rates, batch: Batch) -> tuple[float, tuple[float, ...]]:
         + r.context_s * context
         + r.attention_s * pairs
     )
-    return seconds, (1.0, prefill, decodes, context, float(context) * context, pairs, padding)
+    return seconds, (1.0, prefill, decoded, context, float(context) * context, pairs, padding)
 
 
 class Temperature:

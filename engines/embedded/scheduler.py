@@ -43,7 +43,9 @@ class Scheduler:
         self._prefilling: dict[Seq, None] = {}
         self._decoding: dict[Seq, None] = {}
         self._members: tuple[Seq, ...] | None = ()  # snapshot of _decoding; None when it changed
-        self._context_offset = 0  # sum of offsets of the decoding: their context in step s is len x s - this
+        self.width = 1 + limits.num_speculative_tokens  # tokens that a decode computes in a step
+        self._context_offset = 0  # sum of offsets of the decoding: their context in step s is paces x s - this
+        self._paces = 0
         self._due: list[dict[Seq, None]] = [{} for _ in range(limits.block_size)]
         self._ends: dict[int, list[Seq]] = {}
         self._changes = 0  # grows whenever blocks were freed or prompts computed: only then can the head's luck change
@@ -64,7 +66,7 @@ class Scheduler:
             return None
         if self._members is None:
             self._members = tuple(self._decoding)
-        context = len(self._decoding) * self.step_index - self._context_offset
+        context = self._paces * self.step_index - self._context_offset
         return Plan(self._members, context, chunks, preempted)
 
     def ending(self) -> list[Seq]:
@@ -78,6 +80,7 @@ class Scheduler:
         self._decoding[seq] = None
         self._members = None
         self._context_offset += seq.offset
+        self._paces += seq.pace
         self._due[seq.offset % self._limits.block_size][seq] = None
         if seq.end_step > self.step_index:
             self._ends.setdefault(seq.end_step, []).append(seq)
@@ -89,23 +92,30 @@ class Scheduler:
 
     def _grow_decodes(self) -> int:
         """A block for each decoding sequence whose last one is full; returns how many were preempted for it."""
-        due = self._due[self.step_index % self._limits.block_size]
+        # With drafts a sequence may need blocks in any step, and several; without, when it is due, and one.
+        due = self._due[self.step_index % self._limits.block_size] if self.width == 1 else self._decoding
         if not due:
             return 0
         preempted = 0
         for seq in list(due):
-            while seq in due and self._pool.free_blocks < 1:
+            need = 1 if self.width == 1 else self._lacking(seq)
+            while need and seq in due and self._pool.free_blocks < need:
                 self._preempt()
                 preempted += 1
-            if seq in due:
-                self._register(seq, self.step_index - seq.offset)
-                seq.blocks += self._pool.allocate(1)
+            if need and seq in due:
+                self._register(seq, seq.context(self.step_index))
+                seq.blocks += self._pool.allocate(need)
         return preempted
+
+    def _lacking(self, seq: Seq) -> int:
+        """Blocks that a decoding sequence lacks for the tokens of this step, drafts among them."""
+        tokens = min(seq.context(self.step_index) + self.width, seq.n_prompt + len(seq.out))
+        return max(0, self._blocks(tokens) - len(seq.blocks))
 
     def _continue_prefills(self) -> tuple[list[Chunk], int]:
         chunks: list[Chunk] = []
         preempted = 0
-        budget = self._limits.max_num_batched_tokens - len(self._decoding)
+        budget = self._limits.max_num_batched_tokens - len(self._decoding) * self.width
         for seq in list(self._prefilling):
             tokens = min(seq.known - seq.computed, budget)
             if tokens < 1 or seq not in self._prefilling:
@@ -121,7 +131,7 @@ class Scheduler:
 
     def _admit(self, chunks: list[Chunk], now_ns: int) -> None:
         limits = self._limits
-        budget = limits.max_num_batched_tokens - len(self._decoding) - sum(c.tokens for c in chunks)
+        budget = limits.max_num_batched_tokens - len(self._decoding) * self.width - sum(c.tokens for c in chunks)
         while self.waiting and budget > 0 and len(self.running) < limits.max_num_seqs:
             seq = self.waiting[0]
             if self._stuck == (seq, self._changes):
@@ -177,6 +187,7 @@ class Scheduler:
             del self._due[seq.offset % self._limits.block_size][seq]
             self._members = None
             self._context_offset -= seq.offset
+            self._paces -= seq.pace
             seq.leave_decode(steps, t_last_ns)
             self._left_decode(seq)
         else:

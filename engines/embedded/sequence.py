@@ -1,7 +1,8 @@
 """One sequence's state, one planned step, and what a step gave: the plain values that the scheduler moves about.
 
-A decoding sequence is described by two offsets: in step s its context is s - offset and it gets output token
-s - emit_offset. Nothing of it changes from step to step.
+A decoding sequence is described by its pace (output tokens per step: 1, and the drafts accepted) and two offsets: in
+step s its context is pace x s - offset and it gets the output tokens from pace x s - emit_offset on. Nothing of it
+changes from step to step.
 May not know: the queues, the block pool.
 """
 
@@ -21,9 +22,9 @@ class Seq:
     """A request inside the engine. Its output is fixed when it arrives (see tokens.plan_output)."""
 
     __slots__ = (
-        "aborted", "account", "blocks", "cached_tokens", "computed", "emit_offset", "emitted", "end_step",
-        "finish_reason", "hashes", "n_prompt", "offset", "out", "preemptions", "reason", "registered", "request_id",
-        "t_arrival_ns", "t_first_ns", "t_last_ns", "t_scheduled_ns", "truth",
+        "aborted", "accepted", "account", "blocks", "cached_tokens", "computed", "emit_offset", "emitted", "end_step",
+        "finish_reason", "hashes", "joined_step", "n_prompt", "offset", "out", "pace", "preemptions", "reason",
+        "registered", "request_id", "spec_steps", "t_arrival_ns", "t_first_ns", "t_last_ns", "t_scheduled_ns", "truth",
     )  # fmt: skip
 
     def __init__(
@@ -35,6 +36,7 @@ class Seq:
         reason: FinishReason,
         hashes: list[int],
         account: Account,
+        pace: int = 1,
     ) -> None:
         self.request_id = request_id
         self.t_arrival_ns = t_arrival_ns
@@ -43,6 +45,9 @@ class Seq:
         self.reason: FinishReason = reason
         self.hashes = hashes
         self.account = account
+        self.pace = pace
+        self.joined_step = 0
+        self.spec_steps = self.accepted = 0  # steps, and drafts accepted, of decode phases that are over
         self.blocks: list[int] = []
         self.registered = 0  # leading blocks whose content is registered in the pool
         self.computed = 0  # tokens in the KV cache (while prefilling)
@@ -81,16 +86,25 @@ class Seq:
         if self.t_first_ns is None:
             self.t_first_ns = t_ns
         self.t_last_ns = t_ns
-        self.offset = step_index + 1 - self.known
-        self.emit_offset = step_index - self.emitted
-        self.end_step = self.emit_offset + len(self.out) - 1
+        pace = self.pace
+        self.joined_step = step_index + 1
+        self.offset = pace * (step_index + 1) - self.known
+        self.emit_offset = pace * (step_index + 1) - self.emitted - 1
+        self.end_step = step_index - (self.emitted + 1 - len(self.out)) // pace
 
     def leave_decode(self, step_index: int, t_last_ns: int) -> None:
         """Steps before step_index were the sequence's last ones in this decode phase; they ended at t_last_ns."""
         self.t_last_ns = t_last_ns
-        self.emitted = step_index - self.emit_offset
-        self.computed = step_index - self.offset
+        steps = step_index - self.joined_step
+        self.spec_steps += steps
+        self.accepted += self._accepted(step_index, steps)
+        self.emitted = self.output_tokens(step_index)
+        self.computed = self.known - 1
         self.end_step = -1
+
+    def _accepted(self, step_index: int, steps: int) -> int:
+        """Drafts accepted in this decode phase: what it gave beyond a token per step and the prefill's one."""
+        return self.output_tokens(step_index) - self.emitted - 1 - steps
 
     def preempt(self) -> None:
         """Lose the KV cache, keep the tokens."""
@@ -99,9 +113,23 @@ class Seq:
 
     def output_tokens(self, step_index: int) -> int:
         """Tokens given before step_index."""
-        return step_index - self.emit_offset if self.decoding else self.emitted
+        return self.given(step_index).start if self.decoding else self.emitted
 
-    def stats(self, step_index: int, t_last_step_ns: int) -> RequestStats:
+    def given(self, step_index: int) -> range:
+        """Indices of the output tokens that this step of its decode phase gives it."""
+        begin = self.pace * step_index - self.emit_offset
+        return range(min(begin, len(self.out)), min(begin + self.pace, len(self.out)))
+
+    def context(self, step_index: int) -> int:
+        """Tokens in the KV cache at the start of this step of its decode phase."""
+        return self.pace * step_index - self.offset
+
+    def stats(self, step_index: int, t_last_step_ns: int, drafts: int = 0) -> RequestStats:
+        """Counts and instants so far; drafts: draft tokens that a decode verifies in each step."""
+        steps, accepted = self.spec_steps, self.accepted
+        if self.decoding:
+            more = step_index - self.joined_step
+            steps, accepted = steps + more, accepted + self._accepted(step_index, more)
         return RequestStats(
             request_id=self.request_id,
             prompt_tokens=self.n_prompt,
@@ -112,6 +140,9 @@ class Seq:
             t_first_token_ns=self.t_first_ns,
             t_last_token_ns=t_last_step_ns if self.decoding else self.t_last_ns,
             preemptions=self.preemptions,
+            draft_tokens=drafts * steps if drafts else None,
+            accepted_tokens=accepted if drafts else None,
+            spec_steps=steps if drafts else None,
         )
 
 
@@ -127,8 +158,8 @@ class Chunk:
 class Work(Sequence[SeqWork]):
     """SeqWork of a step, made when read. Read it before the next step is scheduled."""
 
-    def __init__(self, index: int, members: tuple[Seq, ...], chunks: Sequence[Chunk]) -> None:
-        self._index, self._members, self._chunks = index, members, chunks
+    def __init__(self, index: int, members: tuple[Seq, ...], chunks: Sequence[Chunk], width: int) -> None:
+        self._index, self._members, self._chunks, self._width = index, members, chunks, width
 
     def __len__(self) -> int:
         return len(self._members) + len(self._chunks)
@@ -143,7 +174,7 @@ class Work(Sequence[SeqWork]):
         k = range(len(self))[i]
         if k < len(self._members):
             seq = self._members[k]
-            return SeqWork(seq.request_id, 0, 1, self._index - seq.offset)
+            return SeqWork(seq.request_id, 0, self._width, seq.context(self._index))
         chunk = self._chunks[k - len(self._members)]
         return SeqWork(chunk.seq.request_id, chunk.tokens, 0, chunk.context)
 
@@ -161,13 +192,15 @@ class Flight:
     preempted: int
 
 
-def plan_step(index: int, replica: int, members: tuple[Seq, ...], chunks: list[Chunk], cost: Cost) -> Step:
+def plan_step(
+    index: int, replica: int, members: tuple[Seq, ...], chunks: list[Chunk], cost: Cost, width: int = 1
+) -> Step:
     """The step as the shell sees it."""
     return Step(
         index=index,
         replica=replica,
         duration_ns=max(1, round(cost.seconds * 1e9)),
-        work=Work(index, members, chunks),
+        work=Work(index, members, chunks, width),
         clock=cost.rates.clock,
         throttled=cost.throttled,
     )
@@ -180,24 +213,34 @@ class Emission:
     step_index: int
     t_ns: int
     members: tuple[Seq, ...]
-    """decoding sequences: one token each (aborted ones excepted)"""
+    """decoding sequences: a token each, and those of their drafts that were accepted (aborted ones excepted)"""
     first: list[tuple[Seq, int]]
     """sequences whose prefill ended in this step, with the index of the output token they got"""
     finished: list[tuple[Seq, FinishReason]]
 
+    width: int = 1
+
     def __len__(self) -> int:
-        return len(self.members) + len(self.first) - sum(seq.aborted for seq in self.members)
+        if self.width == 1:
+            return len(self.members) + len(self.first) - sum(seq.aborted for seq in self.members)
+        return len(self.first) + sum(len(seq.given(self.step_index)) for seq in self.members if not seq.aborted)
 
     def tokens(self) -> Iterator[tuple[str, int]]:
         """(request_id, token) of every sequence that got one."""
         step = self.step_index
         for seq in self.members:
             if not seq.aborted:
-                yield seq.request_id, seq.out[step - seq.emit_offset]
+                for at in seq.given(step):
+                    yield seq.request_id, seq.out[at]
         for seq, index in self.first:
             yield seq.request_id, seq.out[index]
 
     def outputs(self) -> list[TokenOut]:
         """One TokenOut per token."""
         ends = {seq.request_id: reason for seq, reason in self.finished}
-        return [TokenOut(request_id, token, ends.get(request_id)) for request_id, token in self.tokens()]
+        given = list(self.tokens())
+        last = {request_id: k for k, (request_id, _) in enumerate(given)}
+        return [
+            TokenOut(request_id, token, ends.get(request_id) if last[request_id] == k else None)
+            for k, (request_id, token) in enumerate(given)
+        ]

@@ -36,7 +36,6 @@ class TokenGame:
         self.h[:, -1] = 0.0
         self.cap = self.h.shape[1] - 1
         self._pairs: list[tuple[float, ...]] = [tuple(column) for column in self.h.T.tolist()]
-        self._gain_one = np.diff(self.h, axis=1)
         self._units = lru_cache(maxsize=65_536)(self._units_uncached)
 
     def at(self, tokens: int) -> F64:
@@ -49,56 +48,61 @@ class TokenGame:
         pair: tuple[float, ...] = self._pairs[min(tokens, self.cap)]
         return pair
 
-    def shapley(self, units: int, chunks: Sequence[int]) -> tuple[F64, list[F64]]:
-        """Shapley value of h: of each of `units` players with one token, shape (rows,), and of each further player."""
+    def shapley(self, units: int, chunks: Sequence[int], size: int = 1) -> tuple[F64, list[F64]]:
+        """Shapley value of h: of each of `units` players with `size` tokens, shape (rows,), and of each further one."""
         cap = self.cap
+        if units and size >= cap:  # they are large players themselves
+            _, each_one = self.shapley(0, [size] * units + list(chunks))
+            return each_one[0], each_one[units:]
         small = [n for n in chunks if n < cap]
         large = len(chunks) - len(small)
         if not small:
-            unit = self._units(units, large)
+            unit = self._units(units, large, size)
             if not large:
                 return unit, []
             # By symmetry the large players share what remains: h of all players together is 0.
             rest = -units * unit / large
             return unit, [rest] * large
-        unit, each = self._with_small(units, tuple(sorted(small)), large)
-        total = self.at(units + sum(chunks))
+        unit, each = self._with_small(units, tuple(sorted(small)), large, size)
+        total = self.at(units * size + sum(chunks))
         given = units * unit + sum(each[n] for n in small)
         rest = (total - given) / large if large else np.zeros(len(self.h))
         return unit, [each[n] if n < cap else rest for n in chunks]
 
-    def _units_uncached(self, units: int, large: int) -> F64:
+    def _units_uncached(self, units: int, large: int, size: int) -> F64:
         """Closed form for unit players among `units` of their kind and `large` large ones."""
         if units == 0:
             return np.zeros(len(self.h))
         if large == 0:
-            out: F64 = self.at(units) / units
+            out: F64 = self.at(units * size) / units
             return out
         # P(x of the other units came before and no large one) = C(k-1, x) B(x+1, k-x+l), k = units, l = large;
         # ratio of neighbours: P(x+1) / P(x) = (k-1-x) / (k-x-1+l).
         k = units
-        top = min(k, self.cap)
+        top = min(k, -(-self.cap // size))
         x = np.arange(top - 1)
         ratios = (k - 1 - x) / (k - 1 - x + large)
         p = np.concatenate(([1.0], np.cumprod(ratios))) / (k + large)
-        return self._gain_one[:, :top] @ p
+        steps = self.h[:, np.minimum(np.arange(top + 1) * size, self.cap)]
+        shared: F64 = np.diff(steps, axis=1) @ p
+        return shared
 
-    def _with_small(self, units: int, small: tuple[int, ...], large: int) -> tuple[F64, dict[int, F64]]:
+    def _with_small(self, units: int, small: tuple[int, ...], large: int, size: int) -> tuple[F64, dict[int, F64]]:
         if len(small) > EXACT_SMALL:
-            return self._sampled(units, small, large)
+            return self._sampled(units, small, large, size)
         players = units + len(small) + large
         u, w = _nodes(min((players + 1) // 2, 96))
         w = w * (1 - u) ** large
-        base = _binomial(units, u, self.cap)
+        base = _binomial(units, u, self.cap, size)
         each: dict[int, F64] = {}
         for n, rest in _leave_one_out(base, small, u):
             each[n] = self._expected_gain(rest, w, n)
         if not units:
             return np.zeros(len(self.h)), each
-        others = _add_all(_binomial(units - 1, u, self.cap), small, u)
-        unit = self._expected_gain(others, w, 1)
+        others = _add_all(_binomial(units - 1, u, self.cap, size), small, u)
+        unit = self._expected_gain(others, w, size)
         if not large:  # efficiency holds up to quadrature error: put the remainder where it came from, evenly
-            gap = self.at(units + sum(small)) - units * unit - sum(each[n] for n in small)
+            gap = self.at(units * size + sum(small)) - units * unit - sum(each[n] for n in small)
             share = gap / (units + len(small))
             return unit + share, {n: value + share for n, value in each.items()}
         return unit, each
@@ -108,9 +112,9 @@ class TokenGame:
         shifted[:, : self.cap + 1 - n] = self.h[:, n:]
         return (shifted - self.h) @ (w @ others)
 
-    def _sampled(self, units: int, small: tuple[int, ...], large: int) -> tuple[F64, dict[int, F64]]:
+    def _sampled(self, units: int, small: tuple[int, ...], large: int, size: int) -> tuple[F64, dict[int, F64]]:
         """Permutation sampling; each permutation's gains telescope to h(all), equal players get their mean."""
-        sizes = np.concatenate((np.ones(units, np.int64), np.array(small), np.full(large, self.cap)))
+        sizes = np.concatenate((np.full(units, size), np.array(small), np.full(large, self.cap)))
         rng = np.random.default_rng(len(sizes) * 7919 + int(sizes.sum()))
         orders = np.argsort(rng.random((_SAMPLES, len(sizes))), axis=1)
         sums = np.minimum(np.cumsum(sizes[orders], axis=1), self.cap)
@@ -132,12 +136,12 @@ def _nodes(n: int) -> tuple[F64, F64]:
     return (x + 1) / 2, w / 2
 
 
-def _binomial(k: int, u: F64, cap: int) -> F64:
-    """P(x of k players met), shape (nodes, cap + 1); mass beyond the cap is dropped (h is 0 there)."""
-    x = np.arange(min(k, cap) + 1)
+def _binomial(k: int, u: F64, cap: int, size: int) -> F64:
+    """P(x tokens of k players of `size` met), shape (nodes, cap + 1); mass beyond the cap is dropped (h is 0 there)."""
+    x = np.arange(min(k, cap // size) + 1)
     choose = lgamma(k + 1) - np.array([lgamma(i + 1) + lgamma(k - i + 1) for i in x.tolist()])
     out = np.zeros((len(u), cap + 1))
-    out[:, : len(x)] = np.exp(choose + x * np.log(u)[:, None] + (k - x) * np.log1p(-u)[:, None])
+    out[:, x * size] = np.exp(choose + x * np.log(u)[:, None] + (k - x) * np.log1p(-u)[:, None])
     return out
 
 

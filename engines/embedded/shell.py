@@ -17,6 +17,7 @@ from engines.embedded.core import EngineCore
 from engines.embedded.profiles import Profile
 from engines.embedded.recorder import FLUSH_NS, SLOTS, Lag, Recorder
 from engines.embedded.sensors import SimulatedSensors
+from engines.embedded.sequence import Seq
 from engines.embedded.types import EngineRequest, FinishReason, Limits, RequestStats
 from traces.journal import JournalWriter
 from traces.records import StepRecord
@@ -112,14 +113,18 @@ class Replica:
         core, tickets = self.core, self.tickets
         emission = core.advance(step, start_ns, end_ns)
         ended = [(tickets.get(seq.request_id), seq, reason) for seq, reason in emission.finished]
-        for ticket, _, _ in ended:
-            if ticket is not None:
-                ticket.streams = False
         index = emission.step_index
+        for ticket, seq, _ in ended:
+            if ticket is not None and ticket.streams:
+                _push(ticket, seq, seq.given(index)[:-1])  # the last is the sink's to say
+                ticket.streams = False
         for seq in emission.members:
             ticket = tickets.get(seq.request_id)
             if ticket is not None and ticket.streams:
-                ticket.sink.push(seq.out[index - seq.emit_offset])
+                if seq.pace == 1:
+                    ticket.sink.push(seq.out[index - seq.emit_offset])
+                else:
+                    _push(ticket, seq, seq.given(index))
         for seq, at in emission.first:
             ticket = tickets.get(seq.request_id)
             if ticket is not None and ticket.streams:
@@ -300,6 +305,12 @@ class Engine:
     def _flush(self, now: int) -> None:
         self._flushed_ns = now
         self._recorder.flush(now, [r.lag for r in self.replicas])
+
+
+def _push(ticket: Ticket, seq: Seq, which: range) -> None:
+    """Several tokens of one step: accepted drafts among them."""
+    for at in which:
+        ticket.sink.push(seq.out[at])
 
 
 def _ignore(_: object) -> None:

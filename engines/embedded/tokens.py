@@ -49,6 +49,14 @@ def output_key(engine_seed: int, request: EngineRequest) -> int:
     return key_of(engine_seed, request.request_id)
 
 
+def accepted_drafts(key: int, drafts: int, acceptance: float) -> int:
+    """How many of its `drafts` draft tokens a request accepts in every step: the first that fails ends them."""
+    if not drafts:
+        return 0
+    draws = np.random.default_rng([key, 3]).random(drafts) < acceptance
+    return drafts if draws.all() else int(np.argmin(draws))
+
+
 def plan_output(
     key: int, request: EngineRequest, *, vocab_size: int, eos_token_id: int, eos_mean_tokens: float
 ) -> tuple[NDArray[np.int64], FinishReason]:

@@ -30,7 +30,7 @@ _HISTORY_NS = 5_000_000_000
 class Account:
     """One request's energy so far, J, shape (components,) each. `since` is set while it decodes."""
 
-    __slots__ = ("active", "offset", "own", "prefill", "since")
+    __slots__ = ("active", "offset", "own", "pace", "prefill", "since")
 
     def __init__(self) -> None:
         self.active: F64 = np.zeros(len(COMPONENTS))
@@ -38,6 +38,7 @@ class Account:
         self.prefill: F64 = np.zeros(len(COMPONENTS))
         self.since: F64 | None = None
         self.offset = 0
+        self.pace = 1
 
 
 class Truth:
@@ -122,10 +123,10 @@ class Truth:
         self._open[id(account)] = account
         return account
 
-    def join_decode(self, account: Account, offset: int) -> None:
-        """From the next settled step on the request decodes; its context in step s is s - offset."""
+    def join_decode(self, account: Account, offset: int, pace: int = 1) -> None:
+        """From the next settled step on the request decodes; its context in step s is pace x s - offset."""
         account.since = np.array(self._sums)
-        account.offset = offset
+        account.offset, account.pace = offset, pace
 
     def leave_decode(self, account: Account) -> None:
         """The request decodes no longer (finished, preempted, aborted)."""
@@ -138,7 +139,8 @@ class Truth:
         if account.since is None:
             return np.zeros(len(COMPONENTS)), np.zeros(len(COMPONENTS))
         d = np.array(self._sums) - account.since
-        return d[0] - account.offset * d[1] + d[2], d[3] - account.offset * d[4] + d[5]
+        offset, pace = account.offset, account.pace
+        return d[0] - offset * d[1] + pace * d[2], d[3] - offset * d[4] + pace * d[5]
 
     def settle(
         self, batch: Batch, cost: Cost, chunks: Sequence[Account], step_index: int, t_start_ns: int, t_end_ns: int
@@ -151,7 +153,7 @@ class Truth:
         r = cost.rates
         self.stretched_ns += round((seconds - cost.seconds) * 1e9)
         stretch = seconds / cost.seconds
-        units, each = r.game.shapley(batch.decodes, [n for n, _ in batch.chunks])
+        units, each = r.game.shapley(batch.decodes, [n for n, _ in batch.chunks], batch.width)
         if batch.decodes:
             self._settle_decodes(batch, cost, stretch, step_index, units.tolist())
         if chunks:
@@ -165,11 +167,13 @@ class Truth:
 
     def _settle_decodes(self, batch: Batch, cost: Cost, stretch: float, step_index: int, units: list[float]) -> None:
         r, n, context = cost.rates, batch.sequences, batch.context
-        base_s = stretch * (r.fixed_s / n + r.sequence_s + r.token_s * (1 + units[0]))
+        width = batch.width
+        base_s = stretch * (r.fixed_s / n + r.sequence_s + r.token_s * (width + units[0]))
         context_s = stretch * r.context_s
         sums = self._sums
         for i, (watts, joules) in enumerate(zip(cost.static_w.tolist(), r.by_component)):
-            weights_j, _, decode_j, context_j, context2_j, _, padding_j = joules
+            weights_j, _, token_j, context_j, context2_j, _, padding_j = joules
+            decode_j = token_j * width
             a = watts * base_s + weights_j / n + decode_j + padding_j * units[1]
             b = watts * context_s + context_j + context2_j * context
             sums[0][i] += a

@@ -77,6 +77,10 @@ class RequestStats:
     t_first_token_ns: int | None
     t_last_token_ns: int | None
     preemptions: int = 0
+    draft_tokens: int | None = None
+    """draft tokens verified for it, and those accepted; None where the engine does not speculate"""
+    accepted_tokens: int | None = None
+    spec_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,11 @@ class Limits:
     tensor_parallel_size: int = 1
     replicas: int = 1
     power_cap_w: int | None = None
+    num_speculative_tokens: int = 0
+    """draft tokens that each decoding sequence verifies in each step; 0: no speculative decoding"""
+    acceptance: float = 0.5
+    """probability that a draft token is accepted, where those before it were: each request draws once how many of its
+    drafts are accepted in every step"""
     seed: int = 0
     served_model_name: str | None = None
     extra: dict[str, str] = field(default_factory=dict)

@@ -71,12 +71,26 @@ def metrics(stats: RequestStats) -> dict[str, Any] | None:
         return None
     generation = (stats.t_last_token_ns - stats.t_first_token_ns) / 1e6
     inference = (stats.t_last_token_ns - stats.t_scheduled_ns) / 1e9
+    said = {} if stats.draft_tokens is None else {"speculative_decoding": speculation(stats)}
     return {
         "time_to_first_token_ms": (stats.t_first_token_ns - stats.t_scheduled_ns) / 1e6,
         "generation_time_ms": generation,
         "queue_time_ms": (stats.t_scheduled_ns - stats.t_arrival_ns) / 1e6,
         "mean_itl_ms": generation / (stats.output_tokens - 1) if stats.output_tokens > 1 else None,
         "tokens_per_second": stats.output_tokens / inference if inference > 0 else None,
+        **said,
+    }
+
+
+def speculation(stats: RequestStats) -> dict[str, Any]:
+    """vLLM's summary of a request's speculative decoding (--per-request-spec-decode-metrics summary)."""
+    drafted, accepted, steps = stats.draft_tokens or 0, stats.accepted_tokens or 0, stats.spec_steps or 0
+    return {
+        "mean_acceptance_length": 1.0 + accepted / steps if steps else 1.0,
+        "draft_acceptance_rate": accepted / drafted if drafted else 0.0,
+        "num_spec_steps": steps,
+        "num_accepted_draft_tokens": accepted,
+        "num_draft_tokens": drafted,
     }
 
 

@@ -47,7 +47,7 @@ class ResponsesVoice:
         }  # fmt: skip
         if result is not None:
             figures = metrics(result.stats) if self._metrics else None
-            response["metrics"] = figures and figures | {"speculative_decoding": None}
+            response["metrics"] = figures and figures | {"speculative_decoding": figures.get("speculative_decoding")}
         return response | {
             "presence_penalty": 0.0, "frequency_penalty": 0.0, "kv_transfer_params": None, "ec_transfer_params": None,
             "input_messages": None, "output_messages": None,

@@ -183,6 +183,8 @@ class Completion:
             "engine_queue_ns": metrics.queue_ns,
             "engine_prefill_ns": metrics.prefill_ns,
             "engine_decode_ns": metrics.decode_ns,
+            "draft_tokens": metrics.draft_tokens,
+            "accepted_tokens": metrics.accepted_tokens,
             "read_dt_ns": tuple(self._dts),
             "read_tokens": tuple(self._tokens),
         }

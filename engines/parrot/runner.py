@@ -161,6 +161,8 @@ class Runner:
                 engine_queue_ns=None if scheduled is None else scheduled - stats.t_arrival_ns,
                 engine_prefill_ns=None if scheduled is None or first is None else first - scheduled,
                 engine_decode_ns=None if last is None or first is None else last - first,
+                draft_tokens=stats.draft_tokens,
+                accepted_tokens=stats.accepted_tokens,
                 max_tokens=running.call.max_gen_length,
                 read_dt_ns=tuple(b - a for a, b in pairwise([began_ns, *tokens_ns])),
                 read_tokens=(1,) * len(tokens_ns),

@@ -76,6 +76,14 @@ def _embedded_options(group: argparse._ArgumentGroup) -> None:
     add("--kv-blocks", type=int, metavar="N", help="KV blocks (default: what the profile's memory leaves)")
     add("--replicas", type=int, default=1, metavar="N", help="replicas behind this port (default: %(default)s)")
     add("--power-cap", type=int, metavar="W", help="lower the clock to stay under this power per GPU")
+    add(
+        "--num-speculative-tokens",
+        type=whole(),
+        default=0,
+        metavar="K",
+        help="draft tokens verified per step (0: none)",
+    )
+    add("--draft-acceptance", type=real(0), default=0.5, metavar="P", help="chance of each (default: %(default)s)")
     add("--seed", type=whole(), default=0, help="of outputs, ids and sensor noise (default: %(default)s)")
     add("--truth", type=Path, metavar="DIR", help="write truth.jsonl (true joules) and engine.jsonl (steps) there")
     add("--status", type=Path, metavar="FILE", help="publish counters and simulated sensors in this memory-mapped page")
@@ -225,6 +233,8 @@ def config_of(args: argparse.Namespace) -> EngineConfig:
         tensor_parallel_size=args.tensor_parallel_size or default.tensor_parallel_size,
         replicas=args.replicas,
         power_cap_w=args.power_cap,
+        num_speculative_tokens=args.num_speculative_tokens,
+        acceptance=args.draft_acceptance,
         seed=args.seed,
         served_model_name=args.served_model_name,
     )

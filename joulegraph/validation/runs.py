@@ -90,6 +90,8 @@ def _row(name: str, workflow: str, class_name: str, served: drive.Served, rng: n
         "prompt": stats.prompt_tokens,
         "cached": stats.cached_tokens,
         "completion": stats.output_tokens,
+        "drafted": stats.draft_tokens,
+        "accepted": stats.accepted_tokens,
         "queue_ns": scheduled - arrival if scheduled is not None else None,
         "prefill_ns": first - scheduled if told and first is not None and scheduled is not None else None,
         "decode_ns": stats.t_last_token_ns - first if first is not None and stats.t_last_token_ns is not None else None,

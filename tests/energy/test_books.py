@@ -36,6 +36,8 @@ def _requests(draw: Any) -> list[dict[str, Any]]:
             "prompt": draw(st.sampled_from([None, 1, 100, 9000])),
             "cached": draw(st.sampled_from([None, 0, 64, 10_000])),
             "completion": draw(st.sampled_from([None, tokens])),
+            "drafted": draw(st.sampled_from([None, 0, 160])),
+            "accepted": draw(st.sampled_from([None, 0, 30, 10_000])),
         }
         times = sorted(draw(st.integers(first, last)) for _ in range(draw(st.integers(0, tokens))))
         rows.append(row | {"reads": [(t, 1) for t in times]})

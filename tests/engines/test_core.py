@@ -64,11 +64,11 @@ def closes(result: DriveResult) -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(loads(), st.lists(st.tuples(st.integers(0, 900), st.integers(0, 13)), max_size=4))
+@given(loads(), st.lists(st.tuples(st.integers(0, 900), st.integers(0, 13)), max_size=4), st.sampled_from([0, 0, 1, 4]))
 def test_every_request_ends_and_everything_adds_up(
-    load: list[tuple[int, EngineRequest]], leavers: list[tuple[int, int]]
+    load: list[tuple[int, EngineRequest]], leavers: list[tuple[int, int]], drafts: int
 ) -> None:
-    core = EngineCore(PROFILE, LIMITS)
+    core = EngineCore(PROFILE, replace(LIMITS, num_speculative_tokens=drafts, acceptance=0.7))
     arrival = {r.request_id: t for t, r in load}
     aborts = [(arrival[f"r{i}"] + dt * MS, f"r{i}") for dt, i in leavers if f"r{i}" in arrival]
     result = drive.run(core, load, aborts=aborts)
@@ -92,6 +92,14 @@ def test_every_request_ends_and_everything_adds_up(
             assert stats.t_scheduled_ns is not None and stats.t_scheduled_ns >= t
             assert stats.t_first_token_ns == served.token_ns[0]
             assert stats.t_last_token_ns == served.token_ns[-1]
+        if drafts:
+            stats = served.stats
+            assert stats.draft_tokens is not None and stats.accepted_tokens is not None and stats.spec_steps is not None
+            assert stats.draft_tokens == drafts * stats.spec_steps
+            assert 0 <= stats.accepted_tokens <= stats.draft_tokens
+            if n:
+                prefills = n - stats.spec_steps - stats.accepted_tokens
+                assert 1 <= prefills <= 1 + stats.preemptions, "each prefill gives one token"
 
 
 @settings(max_examples=25, deadline=None)
@@ -106,13 +114,14 @@ def test_the_same_input_gives_the_same_run(load: list[tuple[int, EngineRequest]]
 
 
 @settings(max_examples=25, deadline=None)
-@given(loads())
+@given(loads(), st.sampled_from([0, 3]))
 def test_token_events_agree_with_the_compact_form_and_steps_with_their_records(
-    load: list[tuple[int, EngineRequest]],
+    load: list[tuple[int, EngineRequest]], drafts: int
 ) -> None:
     """complete() (one object per token) gives what the driver derives from step indices."""
-    reference = drive.run(EngineCore(PROFILE, LIMITS), load)
-    core = EngineCore(PROFILE, LIMITS)
+    limits = replace(LIMITS, num_speculative_tokens=drafts, acceptance=0.6)
+    reference = drive.run(EngineCore(PROFILE, limits), load)
+    core = EngineCore(PROFILE, limits)
     todo = list(reversed(load))
     now = load[0][0]
     got: dict[str, list[int]] = {}

@@ -33,12 +33,12 @@ def games(draw: st.DrawFn) -> np.ndarray:
 
 
 @settings(max_examples=150, deadline=None)
-@given(games(), st.integers(0, 4), st.lists(st.integers(1, 16), max_size=3))
-def test_equals_the_mean_over_all_orders(h: np.ndarray, units: int, chunks: list[int]) -> None:
+@given(games(), st.integers(0, 4), st.lists(st.integers(1, 16), max_size=3), st.sampled_from([1, 1, 2, 3, 5, 13]))
+def test_equals_the_mean_over_all_orders(h: np.ndarray, units: int, chunks: list[int], size: int) -> None:
     if units + len(chunks) == 0:
         return
-    unit, each = TokenGame(h).shapley(units, chunks)
-    expected = by_definition(h, [1] * units + chunks)
+    unit, each = TokenGame(h).shapley(units, chunks, size)
+    expected = by_definition(h, [size] * units + chunks)
     got = np.array([unit] * units + each).T
     assert got == pytest.approx(expected, abs=1e-9)
 

@@ -34,24 +34,27 @@ Sequence = tuple[int, int]
 """(tokens, context); one token = a decode"""
 
 
-def batch_of(players: list[Sequence]) -> Batch:
+def batch_of(players: list[Sequence], width: int = 1) -> Batch:
+    """width: tokens that a decode computes, drafts included."""
     decodes = [c for n, c in players if n == 1]
-    return Batch(len(decodes), sum(decodes), tuple(p for p in players if p[0] > 1))
+    return Batch(len(decodes), sum(decodes), tuple(p for p in players if p[0] > 1), width)
 
 
-def worth(model: StepModel, players: list[Sequence], clock: float, celsius: float, stretch: float) -> np.ndarray:
+def worth(
+    model: StepModel, players: list[Sequence], clock: float, celsius: float, stretch: float, width: int = 1
+) -> np.ndarray:
     if not players:
         return np.zeros(len(COMPONENTS))
-    cost = model.cost_at(batch_of(players), clock, celsius)
+    cost = model.cost_at(batch_of(players, width), clock, celsius)
     return cost.static_w * cost.seconds * stretch + cost.dynamic_j
 
 
-def cost_seconds(model: StepModel, players: list[Sequence], clock: float, celsius: float) -> float:
-    return model.cost_at(batch_of(players), clock, celsius).seconds
+def cost_seconds(model: StepModel, players: list[Sequence], clock: float, celsius: float, width: int = 1) -> float:
+    return model.cost_at(batch_of(players, width), clock, celsius).seconds
 
 
 def by_definition(
-    model: StepModel, players: list[Sequence], clock: float, celsius: float, stretch: float
+    model: StepModel, players: list[Sequence], clock: float, celsius: float, stretch: float, width: int = 1
 ) -> list[np.ndarray]:
     n = len(players)
     out = []
@@ -61,20 +64,22 @@ def by_definition(
         for size in range(n):
             weight = factorial(size) * factorial(n - size - 1) / factorial(n)
             for met in combinations(others, size):
-                gain = worth(model, [*met, players[i]], clock, celsius, stretch)
-                share += weight * (gain - worth(model, list(met), clock, celsius, stretch))
+                gain = worth(model, [*met, players[i]], clock, celsius, stretch, width)
+                share += weight * (gain - worth(model, list(met), clock, celsius, stretch, width))
         out.append(share)
     return out
 
 
-def settled(model: StepModel, players: list[Sequence], stretch: float) -> tuple[list[np.ndarray], Truth, float, float]:
+def settled(
+    model: StepModel, players: list[Sequence], stretch: float, width: int = 1
+) -> tuple[list[np.ndarray], Truth, float, float]:
     truth = Truth(model)
     truth.idle_until(0)
     accounts = [truth.open() for _ in players]
     for account, (n, context) in zip(accounts, players):
         if n == 1:
             truth.join_decode(account, -context)  # context = step 0 - offset
-    batch = batch_of(players)
+    batch = batch_of(players, width)
     celsius = truth.celsius
     cost = model.cost(batch, celsius)
     truth.begin(cost, 0)
@@ -92,14 +97,14 @@ players = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(players, st.sampled_from([1.0, 1.7]), st.booleans())
-def test_each_share_is_the_shapley_value(players: list[Sequence], stretch: float, bend: bool) -> None:
+@given(players, st.sampled_from([1.0, 1.7]), st.booleans(), st.sampled_from([1, 1, 5]))
+def test_each_share_is_the_shapley_value(players: list[Sequence], stretch: float, bend: bool, width: int) -> None:
     model = StepModel(bent(BASE) if bend else BASE)
-    shares, truth, clock, celsius = settled(model, players, stretch)
-    for got, expected in zip(shares, by_definition(model, players, clock, celsius, stretch)):
+    shares, truth, clock, celsius = settled(model, players, stretch, width)
+    for got, expected in zip(shares, by_definition(model, players, clock, celsius, stretch, width)):
         assert got == pytest.approx(expected, rel=1e-6, abs=1e-9)
     assert sum(shares) == pytest.approx(
-        truth.energy_j(round(cost_seconds(model, players, clock, celsius) * stretch * 1e9)), rel=1e-9
+        truth.energy_j(round(cost_seconds(model, players, clock, celsius, width) * stretch * 1e9)), rel=1e-9
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from energy.align import Lag
 from energy.attribute import attribute, with_policy
+from energy.tables import NONE
 from joulegraph.commands.validate import lines
 from joulegraph.validation.controls import CONTROLS, LAG_ERROR_S
 from joulegraph.validation.mixes import MIXES
@@ -39,6 +41,22 @@ def test_linear_truth_within_the_figures(mix: str) -> None:
         assert s.phase_error <= 0.03
         assert np.median(s.workflow_errors) <= 0.015
         assert s.closure_uj == 0
+
+
+def test_drafts_are_charged_to_the_requests_they_were_verified_for() -> None:
+    """Requests accept 0 to 4 of 4 drafts a step. Told how many, the estimate holds its figures; not told, it puts each
+    step's drafts on output tokens alike and is far off."""
+    mix = MIXES["decode"](SEED)
+    mix = replace(mix, limits=replace(mix.limits, num_speculative_tokens=4, acceptance=0.6))
+    run = synthesise(mix, linear_profile(SEED), SEED)
+    nobody = np.full(len(run.data.requests), NONE)
+    silent = replace(run.data, requests=replace(run.data.requests, drafted=nobody, accepted=nobody))
+    for level, median, p95 in (("L1", 0.03, 0.12), ("L3", 0.013, 0.05)):
+        told = score(run, level)
+        assert told.summary()["median"] <= median
+        assert told.summary()["p95"] <= p95
+        assert told.closure_uj == 0
+        assert score(run, level, data=silent).summary()["median"] > 5 * told.summary()["median"]
 
 
 @pytest.mark.parametrize("mix", ["chat", "tenants"])
