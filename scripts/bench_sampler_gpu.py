@@ -5,7 +5,7 @@ of another process would show first). Touches no setting of the card. Takes abou
 2 x (4 x rounds x seconds + 4 x rounds) seconds; a load that is done is on standard error at once, and what a SIGTERM
 finds done is still printed.
 
-    python scripts/bench_sampler_gpu.py [--seconds 8] [--rounds 3] [--json]
+    python scripts/bench_sampler_gpu.py [--seconds 8] [--rounds 3] [--load small] [--json]
 """
 
 from __future__ import annotations
@@ -77,12 +77,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3, help="ABBA rounds")
+    parser.add_argument("--load", choices=("large", "small"), help="only this one")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     result: dict[str, Any] = {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         for name, burst in loads().items():
+            if args.load not in (None, name):
+                continue
             throughput(burst, min(3.0, args.seconds))  # warm
             result[name] = abba(burst, args.seconds, args.rounds)
             sys.stderr.write(f"{name}: {json.dumps(result[name])}\n")

@@ -33,6 +33,7 @@ class Table:
 
     def __init__(self, asked: Sweep, out: Path) -> None:
         self.points = asked.points
+        self.turned = asked.turn_knobs
         self.values: dict[str, Found] = {}
         for row in means(results(asked, out), factor_names(asked.points)):
             if row["class"] == "all":
@@ -90,6 +91,27 @@ def batch_rows(table: Table, arm: Arm, **factors: Any) -> str:
     return "\n".join(rows)
 
 
+def cache_rows(table: Table, arm: Arm) -> str:
+    """Batch 16 with the prefix cache and without it: what sharing prompts is worth."""
+    head = ("workload", "prefix cache", "makespan s", "J/token", "mean batch", "KV max %", "preempted", "cached %")
+    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for workload in WORKLOADS:
+        for name, setting in (("on", None), ("off", False)):
+            for _, got in table.find(arm, workload=workload, prefix_caching=setting, **{arm.knob: 16}):
+                cells = (
+                    workload,
+                    name,
+                    shown(got, "makespan_s_mean", 2),
+                    shown(got, "j_per_output_token", 3),
+                    shown(got, "batch_mean", 2),
+                    shown(got, "kv_usage_max", 0, 100),
+                    shown(got, "preemptions", 0),
+                    shown(got, "cached_share", 0, 100),
+                )
+                rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def saved(first: Found, last: Found, figure: str) -> str:
     """Percent of a figure that `last` saves against `first`."""
     a, b = mean(first, figure), mean(last, figure)
@@ -113,7 +135,7 @@ def cap_rows(table: Table, arm: Arm, workload: str) -> str:
     found = table.find(arm, workload=workload, power_cap_w=..., **{arm.knob: 16})
     found.sort(key=lambda pair: pair[0].power_cap_w or 0)
     if not found:
-        return f"* {workload}: not measured"
+        return f"* {workload}: {unturned(table, arm, workload)}"
     top = found[-1][1]
     words = [
         f"{p.power_cap_w} W: {_relative(v, top, 'j_per_workflow')} J, {_relative(v, top, 'makespan_s_mean')} s"
@@ -123,6 +145,14 @@ def cap_rows(table: Table, arm: Arm, workload: str) -> str:
     flat = plateau([float(p.power_cap_w or 0) for p, _ in found], [s for s in spans if s is not None])
     ending = f"flat from {flat:g} W" if flat is not None else "no plateau below the highest cap"
     return f"* {workload}: {'; '.join(words)}. {ending}."
+
+
+def unturned(table: Table, arm: Arm, workload: str) -> str:
+    """Why nothing is known of caps."""
+    caps = [p.power_cap_w for p in table.points if p.engine == arm.engine and p.workload == workload and p.power_cap_w]
+    if table.turned or not caps:
+        return "not measured"
+    return f"not testable: {', '.join(f'{cap} W' for cap in caps)} recorded as not run, caps were not turned"
 
 
 def _relative(found: Found, top: Found, figure: str) -> str:
@@ -228,8 +258,10 @@ def _of_arm(table: Table, arm: Arm) -> list[str]:
         ("sequential, one user", {"workload": "sequential", "users": 1}),
         ("interactive, prefix cache off", {"workload": "interactive", "prefix_caching": False}),
     ):
-        if table.find(arm, **{arm.knob: ...}, **factors):
+        if len(table.find(arm, **{arm.knob: ...}, **factors)) > 1:
             parts += [f"**{title}**: {gain(table, arm, **factors)}.", batch_rows(table, arm, **factors)]
+    if table.find(arm, workload="interactive", prefix_caching=False, **{arm.knob: 16}):
+        parts += ["### Prefix cache on and off (batch 16)", cache_rows(table, arm)]
     parts += [
         "### F2: power cap (batch 16, against the highest cap)",
         "\n".join(cap_rows(table, arm, workload) for workload in WORKLOADS),

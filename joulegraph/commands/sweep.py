@@ -75,7 +75,9 @@ def _show_plan(sweep: Sweep) -> None:
 
     slots = order(sweep.points, sweep.repeats, sweep.seed)
     for slot in slots:
-        sys.stdout.write(f"{slot.name}  {_factors(slot.point.factors())}{_note(unable(slot.point))}\n")
+        sys.stdout.write(
+            f"{slot.name}  {_factors(slot.point.factors())}{_note(unable(slot.point, sweep.turn_knobs))}\n"
+        )
     sys.stdout.write(
         f"{len(sweep.points)} points, {len(slots)} runs, {starts(slots)} groups of equal launch settings\n"
     )

@@ -113,10 +113,13 @@ class Sweep:
     sources: tuple[str, ...] = ("nvml", "rapl")
     policy: str = "fitted"
     prompts: str = "ids"
+    turn_knobs: bool = True
+    """False: a point with a power cap or a clock is recorded as not run"""
     vllm: Vllm = field(default_factory=Vllm)
 
 
-_COMMON = ("repeats", "seed", "warmup", "cooldown_s", "idle_s", "timeout_s", "sources", "policy", "prompts")
+_COMMON = ("repeats", "seed", "warmup", "cooldown_s", "idle_s", "timeout_s", "sources", "policy", "prompts",
+           "turn_knobs")  # fmt: skip
 _TABLES = ("name", "base", "grid", "point", "vllm")
 _LEAST: dict[str, float] = {
     "repeats": 1, "warmup": 0, "cooldown_s": 0, "idle_s": 0, "timeout_s": 1, "count": 1, "input_length": 1,

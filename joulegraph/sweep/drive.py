@@ -129,7 +129,7 @@ class Driver:
         return outcomes(self.out).get(slot.name, {}).get("outcome") == "failed"
 
     def _cool(self, slot: Slot) -> None:
-        if slot.point.kind not in VIRTUAL:
+        if slot.point.kind not in VIRTUAL and self._unable(slot) is None:
             end = time.monotonic() + self.sweep.cooldown_s
             while not self.stop.count and time.monotonic() < end:
                 time.sleep(0.1)
@@ -147,9 +147,12 @@ class Driver:
             why = self.keeper.died() or str(error)
         return self._note(slot, why)
 
+    def _unable(self, slot: Slot) -> str | None:
+        return unable(slot.point, self.sweep.turn_knobs)
+
     def _prepared(self, slot: Slot) -> Task | None:
         """What is to be played, with its engine running; None: it was played before. UserError: it cannot be."""
-        why = unable(slot.point)
+        why = self._unable(slot)
         if why is not None:
             raise UserError(why)
         trace = trace_of(slot.point, self.sweep, slot.repeat, self.out / "traces")

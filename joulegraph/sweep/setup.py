@@ -28,8 +28,13 @@ _LENGTHS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # pattern: (in
 }
 
 
-def unable(point: Point) -> str | None:
+NOT_TURNED = "power caps and clocks are not turned in this sweep (turn_knobs = false)"
+
+
+def unable(point: Point, turn_knobs: bool = True) -> str | None:
     """Why this point cannot run as it stands, found before anything is started; None: it can be tried."""
+    if not turn_knobs and (point.power_cap_w is not None or point.sm_clock_mhz is not None):
+        return NOT_TURNED
     embedded = point.kind in ("embedded", "embedded-real", "parrot")
     if embedded and point.max_num_active_seqs is not None:
         return "the embedded engine has no max_num_active_seqs; use max_num_seqs or proxy_limit"

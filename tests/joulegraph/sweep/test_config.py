@@ -113,6 +113,14 @@ def test_what_an_engine_cannot_do_is_known_beforehand() -> None:
     assert "launch setting" in (unable(Point(engine="attach:h:1", workload="chat", max_num_seqs=9)) or "")
 
 
+@pytest.mark.parametrize("knob", ["power_cap_w", "sm_clock_mhz"])
+def test_a_sweep_may_be_told_to_turn_no_knob(knob: str) -> None:
+    sweep = sweep_of(f'turn_knobs = false\n[base]\nengine = "attach:h:1"\nworkload = "chat"\n[grid]\n{knob} = [900]')
+    assert "not turned" in (unable(sweep.points[0], sweep.turn_knobs) or "")
+    assert unable(sweep.points[0]) is None
+    assert unable(Point(workload="chat"), turn_knobs=False) is None
+
+
 @pytest.mark.parametrize(
     "workload", ["sequential", "interactive", "agentic", "tool-loop", "debate", "plan-execute", "chat"]
 )
