@@ -8,10 +8,12 @@ import argparse
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from engines.embedded.tokenizer import template_tokens
 from joulegraph.engines import embedded_options
 from joulegraph.load import LoadJob, planned
 from joulegraph.targets import ask
@@ -49,7 +51,7 @@ def options_of(args: argparse.Namespace) -> ReplayOptions:
     _check_options(args)
     return ReplayOptions(
         salt=str(args.seed) if args.embedded else f"{args.seed}-{os.urandom(4).hex()}",
-        outputs="live" if args.live_outputs else "recorded",
+        outputs=args.outputs,
         timeout_ns=round((args.timeout or (YEAR_S if args.embedded else 600)) * _S),
         drain_ns=round(args.drain * _S),
         prewarm=args.prewarm,
@@ -141,6 +143,14 @@ def calibrated(args: argparse.Namespace, target: Target, api: str) -> tuple[Targ
     return asyncio.run(go())
 
 
+def templated(target: Target, api: str) -> Target:
+    """The embedded engine as target: what its chat template adds is known."""
+    if api in ("completions", "parrot"):
+        return target
+    one, further = template_tokens()
+    return replace(target, overhead_tokens=one, turn_tokens=further)
+
+
 def _parrot(args: argparse.Namespace) -> Target:
     """A Parrot: it lists no models. Words count as tokens where that is sure: embedded, or said so: --prompts words."""
     if not args.target:
@@ -199,10 +209,10 @@ def job_of(args: argparse.Namespace, trace: Path, run: Path) -> LoadJob:
         raise UserError("--ray: places load and samplers around a running engine; give --target URL")
     target = target_of(args)
     calibration = None
-    if args.calibrate:
+    if args.calibrate or args.embedded:
         first = next(iter(trace_file.workflows()), None)
         api = target.api or (first.nodes[0].api if first is not None else "completions")
-        target, calibration = calibrated(args, target, api)
+        target, calibration = calibrated(args, target, api) if args.calibrate else (templated(target, api), None)
     return LoadJob(
         run=run,
         trace=trace,

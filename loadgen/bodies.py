@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 import orjson
 
-from loadgen.prompts import Segment, TokenIds, Words, segments
+from loadgen.prompts import Segment, TokenIds, Words, addition, segments
 from loadgen.target import PATHS, Target
 from traces.errors import UserError
 from traces.workflow import Manifest, Node
 
-Outputs = Literal["recorded", "live"]
+Outputs = Literal["recorded", "continued", "live"]
+"""Whose answers stand in prompts. recorded: planned content in their place; continued: the live ones, where a prompt
+goes on from an earlier prompt and its answer (Dep.extends); live: those of all parents"""
 _RESTS = 4096
 
 
@@ -27,6 +29,9 @@ class Output:
 
     text: str
     tokens: int
+    messages: tuple[dict[str, Any], ...] = ()
+    """the prompt that was answered, as it was sent; empty where it was no conversation"""
+    prompt_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -38,15 +43,18 @@ class Body:
     data: bytes
     stream: bool
     model: str
+    messages: tuple[dict[str, Any], ...] = ()
+    """of a conversation; kept only where another may go on from it"""
 
 
 class Bodies:
     """Renders nodes for one target. Synthetic content depends on (salt, block id) alone."""
 
-    def __init__(self, target: Target, manifest: Manifest, salt: str) -> None:
+    def __init__(self, target: Target, manifest: Manifest, salt: str, outputs: Outputs = "live") -> None:
         if manifest.block_unit != "tokens" and target.prompts == "ids":
             manifest = _tokenless(manifest)
         self._target = target
+        self._outputs = outputs
         self._manifest = manifest
         self._ids = TokenIds(salt, block_size=manifest.block_size, vocab=target.vocab)
         self._words = Words(salt, block_size=manifest.block_size)
@@ -54,8 +62,9 @@ class Bodies:
         self._opening = b'{"model":' + orjson.dumps(target.model)
         self._rests: dict[tuple[str, bool, int], bytes] = {}
 
-    def render(self, node: Node, live: Mapping[str, Output] | None = None) -> Body:
-        """The body for a node. live: outputs of parents by request id, to be used instead of recorded content.
+    def render(self, node: Node, known: Mapping[str, Output] | None = None) -> Body:
+        """The body for a node. known: what earlier nodes of its workflow were asked and answered, by request id; None:
+        nobody will go on from this node, nor does it go on from another.
 
         UserError for a dialect this client does not speak.
         """
@@ -69,17 +78,21 @@ class Bodies:
         named = target.force_model or not node.model
         model = target.model if named else node.model or ""
         opening = self._opening if named else b'{"model":' + orjson.dumps(model)
+        live = known if self._outputs == "live" else None
+        messages: tuple[dict[str, Any], ...] = ()
         match api:
             case "completions":
                 content, given = b',"prompt":', self._completion_prompt(node, live)
-            case "chat" | "messages":
-                content, given = b',"messages":', self._messages(node, live)
+            case "responses" if node.messages is None and known is None:
+                content, given = b',"input":', orjson.dumps(self._text(node, live))
             case _:
-                content, given = b',"input":', self._input(node, live)
+                messages = self._messages(node, known)
+                content, given = b',"input":' if api == "responses" else b',"messages":', orjson.dumps(messages)
         kind = (api, node.stream, node.output_length)
         rest = self._rests.get(kind) or self._remember(kind)
+        kept = messages if known is not None else ()
         extra = self._extra(node, api) if node.sampling or node.tools else b""
-        return Body(api, path, b"".join((opening, content, given, rest, extra, b"}")), node.stream, model)
+        return Body(api, path, b"".join((opening, content, given, rest, extra, b"}")), node.stream, model, kept)
 
     def _remember(self, kind: tuple[str, bool, int]) -> bytes:
         """What follows the prompt, but for sampling and tools: length, exactness, streaming."""
@@ -113,15 +126,33 @@ class Bodies:
             return orjson.dumps(self._text(node, live))
         return self._ids.json(segments(node, self._manifest))
 
-    def _messages(self, node: Node, live: Mapping[str, Output] | None) -> bytes:
+    def _messages(self, node: Node, known: Mapping[str, Output] | None) -> tuple[dict[str, Any], ...]:
+        """A conversation: as recorded; or gone on with from an earlier node's; or one message of synthetic words."""
+        extended = known is not None and any(d.extends is not None for d in node.deps)
         if node.messages is not None:
-            return orjson.dumps([_with_live(m, live) for m in node.messages])
-        return b'[{"role":"user","content":' + orjson.dumps(self._text(node, live)) + b"}]"
+            replacing = self._outputs == "live" or (self._outputs == "continued" and extended)
+            return tuple([_with_live(m, known if replacing else None) for m in node.messages])
+        gone_on = self._gone_on(node, known) if known is not None and extended else None
+        if gone_on is not None:
+            return gone_on
+        return ({"role": "user", "content": self._text(node, known if self._outputs == "live" else None)},)
 
-    def _input(self, node: Node, live: Mapping[str, Output] | None) -> bytes:
-        if node.messages is not None:
-            return self._messages(node, live)
-        return orjson.dumps(self._text(node, live))
+    def _gone_on(self, node: Node, known: Mapping[str, Output]) -> tuple[dict[str, Any], ...] | None:
+        """What was sent and answered before, and a new message of the length that is left; None: not from here."""
+        dep = next(d for d in node.deps if d.extends is not None)
+        before = known.get(dep.on)
+        if before is None or not before.messages:
+            return None
+        room = node.input_length - before.prompt_tokens - self._target.turn_tokens
+        if room < 2:
+            return None
+        tokens = min(before.tokens, room - 1)
+        if dep.extends == "answer" and self._outputs != "recorded" and tokens == before.tokens:
+            answer = before.text
+        else:
+            answer = self._words.text([Segment(f"answer\0{node.workflow_id}\0{dep.on}", tokens, False)])
+        new = self._words.text(addition(node, self._manifest, room - tokens))
+        return (*before.messages, {"role": "assistant", "content": answer}, {"role": "user", "content": new})
 
     def _text(self, node: Node, live: Mapping[str, Output] | None) -> str:
         if node.prompt is not None:

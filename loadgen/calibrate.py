@@ -1,7 +1,8 @@
 """What a server adds to a prompt of safe words: found by asking it, so that planned lengths come out exact.
 
 Why: chat templates, BOS tokens and system prompts put 1 to 30 tokens around a text, and no tokenizer lives on our side.
-Three probes: two lengths give overhead and tokens per word, the third checks them. Counts come from /tokenize where the
+Three probes: two lengths give overhead and tokens per word, the third checks them; of conversations a fourth, with an
+answer in it, tells what a further turn costs. Counts come from /tokenize where the
 server has it, else from `usage.prompt_tokens` of a one-token reply. May not know: the graph, arrivals.
 """
 
@@ -16,6 +17,7 @@ from engines import dialects
 from engines.pool import Pool
 from loadgen.bodies import Bodies
 from loadgen.heads import Heads
+from loadgen.prompts import Segment, Words
 from loadgen.target import Target
 from traces.errors import UserError
 from traces.seams import Connect, NowNs
@@ -35,17 +37,20 @@ class Calibration:
     """the check came out as predicted, and a word is a token"""
     how: str
     """tokenize | usage"""
+    turn_tokens: int = 0
+    """an answer and the message after it cost so much beside their words; 0 where there are no conversations"""
 
     @property
     def sentence(self) -> str:
         """For run.json."""
         quality = "exact" if self.exact else f"NOT exact: {self.tokens_per_word:.3f} tokens per word"
         found = f"the server adds {self.overhead_tokens} tokens, taken off"
-        return f"Word prompts calibrated by {self.how}: {found}; {quality}."
+        turns = f", and {self.turn_tokens} for an answer and the next message" if self.turn_tokens else ""
+        return f"Word prompts calibrated by {self.how}: {found}{turns}; {quality}."
 
     def applied(self, target: Target) -> Target:
         """The target with the overhead to take off."""
-        return replace(target, overhead_tokens=self.overhead_tokens)
+        return replace(target, overhead_tokens=self.overhead_tokens, turn_tokens=self.turn_tokens)
 
 
 async def calibrate(target: Target, api: str, *, now_ns: NowNs, connect: Connect) -> Calibration:
@@ -54,16 +59,34 @@ async def calibrate(target: Target, api: str, *, now_ns: NowNs, connect: Connect
     pool = Pool(target.host, target.port, connect=connect, now_ns=now_ns, ssl=tls)
     asker = _Asker(replace(target, prompts="words", overhead_tokens=0, exact=False), api, pool)
     try:
-        how = "tokenize"
-        counts = [await asker.tokenize(n) for n in PROBES]
+        how, ask = "tokenize", asker.tokenize
+        counts = [await ask(_probe(n)) for n in PROBES]
         if None in counts:
-            how = "usage"
-            counts = [await asker.usage(n) for n in PROBES]
+            how, ask = "usage", asker.usage
+            counts = [await ask(_probe(n)) for n in PROBES]
+        turns = None if api == "completions" else await ask(_conversation())
     except OSError as error:
         raise UserError(f"calibration: {error}; start the server or correct --target") from error
     finally:
         pool.close()
-    return fitted([c for c in counts if c is not None], how)
+    found = fitted([c for c in counts if c is not None], how)
+    if turns is None:
+        return found
+    words = 3 * PROBES[0] * found.tokens_per_word
+    return replace(found, turn_tokens=max(0, turns - found.overhead_tokens - round(words)))
+
+
+def _probe(words: int) -> Node:
+    return Node("calibration", f"probe-{words}", 0, words, 1, stream=False)
+
+
+def _conversation() -> Node:
+    """PROBES[0] words asked, answered, and asked on."""
+    text = Words("calibration", block_size=PROBES[0])
+    said = [text.text([Segment(role, PROBES[0], False)]) for role in ("first", "answer", "next")]
+    roles = ("user", "assistant", "user")
+    messages = tuple({"role": role, "content": content} for role, content in zip(roles, said, strict=True))
+    return Node("calibration", "probe-turn", 0, 3 * PROBES[0], 1, stream=False, messages=messages)
 
 
 def fitted(counts: list[int], how: str) -> Calibration:
@@ -82,14 +105,11 @@ class _Asker:
         self._bodies = Bodies(replace(target, api=api), Manifest(), "calibration")  # type: ignore[arg-type]
         self._heads = Heads(target)
 
-    def _node(self, words: int) -> Node:
-        return Node("calibration", f"probe-{words}", 0, words, 1, stream=False)
-
-    async def tokenize(self, words: int) -> int | None:
+    async def tokenize(self, node: Node) -> int | None:
         """Tokens by /tokenize; None where the server has no such thing (or speaks another dialect there)."""
         if self._api not in ("chat", "completions"):
             return None
-        sent = orjson.loads(self._bodies.render(self._node(words)).data)
+        sent = orjson.loads(self._bodies.render(node).data)
         content = {k: sent[k] for k in ("model", "messages", "prompt") if k in sent}
         data = orjson.dumps(content)
         head = (
@@ -105,11 +125,10 @@ class _Asker:
             count = None
         return count if isinstance(count, int) else None
 
-    async def usage(self, words: int) -> int | None:
+    async def usage(self, node: Node) -> int | None:
         """Tokens by the usage of a one-token reply."""
-        node = self._node(words)
         body = self._bodies.render(node)
-        status, data = await self._ask(self._heads.request(body, node, "calibration", f"calibration-{words}"))
+        status, data = await self._ask(self._heads.request(body, node, "calibration", f"calibration-{node.request_id}"))
         observer = dialects.observer(self._api, False)
         observer.feed(data)
         observer.finish()

@@ -21,8 +21,8 @@ class ReplayOptions:
     manifest: Manifest = field(default_factory=Manifest)
     salt: str = "0"
     """of this run: goes into every block's content and every wire id; a new one per run avoids foreign cache hits"""
-    outputs: Outputs = "recorded"
-    """"live": children get their parents' real answers; "recorded": planned content in their place"""
+    outputs: Outputs = "continued"
+    """whose answers stand in prompts (loadgen.bodies.Outputs)"""
     timeout_ns: int = 600 * _S
     """per request, from due"""
     drain_ns: int = 30 * _S

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import shake_128
 from typing import Any, NamedTuple
 
@@ -39,13 +40,7 @@ def segments(node: Node, manifest: Manifest, tokens: int | None = None) -> list[
     """
     left = node.input_length if tokens is None else tokens
     size = manifest.block_size
-    match manifest.hash_scope:
-        case "global":
-            scope = ""
-        case "workflow":
-            scope = node.workflow_id
-        case _:
-            scope = node.session_id or node.workflow_id
+    scope = _scope(node, manifest)
     out: list[Segment] = []
     for block in node.hash_ids or ():
         if left <= 0:
@@ -55,6 +50,31 @@ def segments(node: Node, manifest: Manifest, tokens: int | None = None) -> list[
     if left > 0:
         out.append(Segment(f"own\0{node.workflow_id}\0{node.request_id}", left, False))
     return out
+
+
+def _scope(node: Node, manifest: Manifest) -> str:
+    match manifest.hash_scope:
+        case "global":
+            return ""
+        case "workflow":
+            return node.workflow_id
+        case _:
+            return node.session_id or node.workflow_id
+
+
+def addition(node: Node, manifest: Manifest, tokens: int) -> list[Segment]:
+    """The last `tokens` of a prompt that goes on from another one: alike in two nodes as far as their blocks there are.
+
+    What the stretch has of its first block is named after that block.
+    """
+    size, blocks = manifest.block_size, node.hash_ids or ()
+    start = max(0, node.input_length - tokens)
+    cut, within = divmod(start, size)
+    if within == 0 or cut >= len(blocks):
+        return segments(replace(node, hash_ids=blocks[cut:]), manifest, tokens)
+    lead = Segment(f"from {within}\0{_scope(node, manifest)}\0{blocks[cut]}", min(size - within, tokens), False)
+    rest = segments(replace(node, hash_ids=blocks[cut + 1 :]), manifest, tokens - lead.tokens)
+    return [lead, *rest]
 
 
 class _Rendered:

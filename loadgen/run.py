@@ -10,6 +10,11 @@ from loadgen.walk import Solo, Walk, walk_of
 from traces.workflow import Workflow
 
 
+def goes_on(workflow: Workflow) -> bool:
+    """Whether some prompt of a workflow goes on from an earlier one."""
+    return any(d.extends is not None for n in workflow.nodes for d in n.deps)
+
+
 class Run:
     """One workflow in flight."""
 
@@ -22,4 +27,4 @@ class Run:
         self.first_due_ns: int | None = None
         self.last_end_ns = 0
         self.outputs = outputs
-        """parents' answers by request id; None where recorded content stands in for them"""
+        """what was asked and answered, by request id; None where recorded content stands in for them"""

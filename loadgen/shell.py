@@ -21,7 +21,7 @@ from loadgen.bodies import Bodies, Output
 from loadgen.client import Exchange, Row, chosen, unsent
 from loadgen.heads import Heads, wire_id
 from loadgen.options import ReplayOptions
-from loadgen.run import Run
+from loadgen.run import Run, goes_on
 from loadgen.tally import Tally
 from loadgen.target import Target
 from loadgen.walk import Ready
@@ -55,7 +55,7 @@ class Shell:
         self._options = options
         self._open_loop = options.closed_loop_users is None
         self._live = options.outputs == "live"
-        self._bodies = Bodies(target, options.manifest, options.salt)
+        self._bodies = Bodies(target, options.manifest, options.salt, options.outputs)
         self._heads = Heads(target)
         self._agenda = Agenda(now_ns, sleep_until, self._spawn, self._woke)
         self._runs: dict[Run, None] = {}
@@ -141,7 +141,7 @@ class Shell:
             return
         if self._open_loop:
             self._pull()
-        run = Run(workflow, origin_ns, {} if self._live else None)
+        run = Run(workflow, origin_ns, {} if self._live or goes_on(workflow) else None)
         self._runs[run] = None
         self.tally.workflow_started()
         ready = run.walk.start()
@@ -214,7 +214,7 @@ class Shell:
         if attempt > 1:  # another request on the wire, so another id
             wire = f"{wire}-{attempt}"
         body = self._bodies.render(node, run.outputs)
-        observer = dialects.observer(body.api, body.stream, keep_text=self._live)
+        observer = dialects.observer(body.api, body.stream, keep_text=run.outputs is not None)
         exchange = Exchange(self, run, node, due_ns, wire, body, observer, attempt)
         data = self._heads.request(body, node, run.class_name, wire)
         self._in_flight[exchange] = None
@@ -299,9 +299,7 @@ class Shell:
         self._record(record)
         if exchange.outcome == "ok":
             if run.outputs is not None:
-                tokens = record.get("completion_tokens")
-                text = exchange.observer.text or ""
-                run.outputs[node.request_id] = Output(text, node.output_length if tokens is None else tokens)
+                run.outputs[node.request_id] = answered(exchange, record)
             self._ended(run, node, exchange.end_ns)
         else:
             self._failed(run, node, exchange.end_ns)
@@ -354,6 +352,17 @@ class Shell:
         await self._sleep_until(self._now_ns() + self._options.drain_ns)
         for exchange in list(self._in_flight):
             exchange.give_up("cancelled", "still running when the drain time ended", self._now_ns())
+
+
+def answered(exchange: Exchange, record: Row) -> Output:
+    """What a node was asked and answered, for those that go on from it; lengths as planned where usage is missing."""
+    node, asked, said = exchange.node, record.get("prompt_tokens"), record.get("completion_tokens")
+    return Output(
+        exchange.observer.text or "",
+        node.output_length if said is None else said,
+        exchange.body_form.messages,
+        node.input_length if asked is None else asked,
+    )
 
 
 def _has_content(node: Node) -> bool:

@@ -64,6 +64,8 @@ class Target:
     """[lowest, one past the highest) token id of synthetic id prompts"""
     overhead_tokens: int = 0
     """tokens the server adds to a word prompt (template, BOS); found by calibration and taken off the words"""
+    turn_tokens: int = 0
+    """tokens it adds to an answer and the message after it, when a conversation goes on; found and used alike"""
     api_key: str | None = field(default=None, repr=False)
     ssl: Tls | None = None
     """None: plain HTTP"""

@@ -30,6 +30,7 @@ _DEP = pa.struct(
         ("anchor", pa.string()),
         ("provenance", pa.string()),
         ("confidence", pa.float64()),
+        ("extends", pa.string()),
     ]
 )
 _TYPES: dict[str, pa.DataType] = {

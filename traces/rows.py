@@ -16,6 +16,7 @@ from traces.workflow import (
     APIS,
     CONTENT_MODES,
     DEP_KINDS,
+    EXTENDS,
     FORMAT_VERSION,
     NODE_KINDS,
     Dep,
@@ -142,6 +143,7 @@ _DEP_CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
     "anchor": _one_of(ANCHORS),
     "provenance": (_word, "give recorded, declared or inferred:<rule>"),
     "confidence": (lambda v: type(v) in (int, float) and 0 <= v <= 1, "give a number from 0 to 1"),  # type: ignore[operator]
+    "extends": _one_of(EXTENDS),
 }
 
 _TIMES = {

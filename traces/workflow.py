@@ -18,12 +18,14 @@ Anchor = Literal["end", "start", "first_token"]
 NodeKind = Literal["llm", "tool", "human", "other"]
 Api = Literal["completions", "chat", "responses", "messages", "parrot"]
 ContentMode = Literal["text", "token_ids", "hash", "lengths"]
+Extends = Literal["answer", "prompt"]
 
 DEP_KINDS = get_args(DepKind)
 ANCHORS = get_args(Anchor)
 NODE_KINDS = get_args(NodeKind)
 APIS = get_args(Api)
 CONTENT_MODES = get_args(ContentMode)
+EXTENDS = get_args(Extends)
 FORMAT_VERSION = 1
 
 
@@ -61,6 +63,9 @@ class Dep:
     provenance: str = "recorded"
     """recorded | declared | inferred:<rule>"""
     confidence: float = 1.0
+    extends: Extends | None = None
+    """The child's prompt begins with this node's whole prompt and goes on with its answer ("answer"), or with something
+    in the answer's place that the engine did not know again, a call put in other words say ("prompt")."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,13 @@ class _Words(dict[int, bytes]):
         return word
 
 
+def template_tokens() -> tuple[int, int]:
+    """What the chat template adds to the words of one message, and to those of an answer and a further message."""
+    chat = Tokenizer(vocab_size=1, eos_token_id=0).chat
+    one = len(chat([("user", "")]))
+    return one, len(chat([("user", ""), ("assistant", ""), ("user", "")])) - one
+
+
 class Tokenizer:
     """Text <-> token ids. Ids from vocab_size up to `limit` (end of sequence) are valid and have no text."""
 

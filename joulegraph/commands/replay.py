@@ -96,7 +96,15 @@ def _client_flags(add: Any) -> None:
     add("--prompts", choices=("ids", "words"), default="ids", help="form of synthetic prompts")
     add("--vocab", metavar="LOW:HIGH", help="token ids of id prompts (default 1000:31000; HIGH is one past the last)")
     add("--calibrate", action="store_true", help="ask the target what it adds to word prompts, and take it off")
-    add("--live-outputs", action="store_true", help="children get their parents' real answers")
+    outputs = ("recorded", "continued", "live")
+    add("--live-outputs", dest="outputs", action="store_const", const="live", help="the same as --outputs live")
+    add(
+        "--outputs",
+        choices=outputs,
+        default="continued",
+        help="whose answers stand in prompts: the live ones of all parents (live), only of an earlier turn that a "
+        "conversation goes on from (continued, the default), of nobody: planned content in their place (recorded)",
+    )
     add("--prewarm", type=whole(), default=0, metavar="N", help="connections opened before the start")
     add("--timeout", type=real(), metavar="S", help="per request, from due (600; --embedded: none)")
     add(

@@ -110,6 +110,26 @@ def test_calibration_makes_word_prompts_exact(api: str) -> None:
     assert [r.prompt_tokens for r in records] == [r.planned_input_tokens for r in records]
 
 
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+def test_a_conversation_that_goes_on_finds_question_and_answer_in_the_cache(api: str) -> None:
+    """Four turns, each from the live answer before: lengths as planned, and all of the earlier turn is cached."""
+
+    def target(port: int) -> Target:
+        return Target("127.0.0.1", port, MODEL, api=api, prompts="words")  # type: ignore[arg-type]
+
+    async def ask(loop: VirtualLoop, port: int) -> Calibration:
+        return await calibrate(target(port), api, now_ns=loop.now_ns, connect=loop.create_connection)
+
+    found = with_engine(ask)
+    turns = [
+        Node("w", f"t{k}", 0, 50 + 90 * k, 21, deps=(Dep(f"t{k - 1}", "conversation", extends="answer"),) if k else ())
+        for k in range(4)
+    ]
+    records, _ = played([Workflow("w", tuple(turns))], lambda port: found.applied(target(port)))
+    assert [r.prompt_tokens for r in records] == [50, 140, 230, 320]
+    assert [r.cached_tokens or 0 for r in records] == [0, *((50 + 90 * k + 21) // 16 * 16 for k in range(3))]
+
+
 def test_calibration_says_when_words_are_no_tokens() -> None:
     assert not fitted([70, 198, 340], "usage").exact
     assert not fitted([96, 288, 500], "usage").exact

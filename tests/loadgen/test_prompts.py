@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.bodies import Bodies, Output
-from loadgen.prompts import Segment, TokenIds, Words, segments
+from loadgen.bodies import Bodies, Output, Outputs
+from loadgen.prompts import Segment, TokenIds, Words, addition, segments
 from loadgen.target import Target
 from loadgen.vocabulary import WORDS
 from traces.errors import UserError
@@ -123,3 +125,45 @@ def test_live_outputs_take_the_place_of_planned_content() -> None:
     said = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "old", "output_of": "p"})
     got = body(target, node(9, None, messages=said, api="chat", deps=(Dep("p"),)), live)["messages"]
     assert got == [{"role": "user", "content": "q"}, {"role": "assistant", "content": " live answer"}]
+
+
+def turn(*, extends: Literal["answer", "prompt"], outputs: Outputs, tokens: int = 60) -> list[dict[str, str]]:
+    """What is sent after a question of 20 tokens that was answered with 3."""
+    target = Target("h", 1, model="m", api="chat", overhead_tokens=8, turn_tokens=10)
+    bodies = Bodies(target, MANIFEST, "s", outputs)
+    asked = bodies.render(node(20, (1,)), {})
+    known = {"p": Output(" live answer here", 3, asked.messages, 20)}
+    child = node(tokens, (1, 2, 3), "c", api="chat", deps=(Dep("p", "conversation", extends=extends),))
+    sent: list[dict[str, str]] = orjson.loads(bodies.render(child, known).data)["messages"]
+    assert sent[0] == asked.messages[0] or len(sent) == 1
+    return sent
+
+
+def test_a_conversation_goes_on_from_the_live_answer_and_keeps_its_length() -> None:
+    sent = turn(extends="answer", outputs="continued")
+    assert [m["role"] for m in sent] == ["user", "assistant", "user"]
+    assert sent[1]["content"] == " live answer here"
+    assert 20 + 10 + 3 + len(sent[2]["content"].split()) == 60
+
+
+@pytest.mark.parametrize(("extends", "outputs"), [("prompt", "continued"), ("answer", "recorded"), ("prompt", "live")])
+def test_else_planned_words_stand_where_the_answer_was(extends: Literal["answer", "prompt"], outputs: Outputs) -> None:
+    sent = turn(extends=extends, outputs=outputs)
+    assert len(sent[1]["content"].split()) == 3 and "live" not in sent[1]["content"]
+    assert 20 + 10 + 3 + len(sent[2]["content"].split()) == 60
+    assert turn(extends=extends, outputs=outputs) == sent
+
+
+def test_a_turn_without_room_for_the_earlier_one_stands_alone() -> None:
+    (only,) = turn(extends="answer", outputs="continued", tokens=31)
+    assert len(only["content"].split()) == 31 - 8
+
+
+@given(length=st.integers(1, 200), tokens=st.integers(1, 200), blocks=st.integers(0, 12))
+def test_an_addition_has_its_length_and_is_alike_where_blocks_are(length: int, tokens: int, blocks: int) -> None:
+    tokens = min(length, tokens)
+    ids = tuple(range(min(blocks, length // 16)))
+    made = [addition(node(length, ids, name=name), MANIFEST, tokens) for name in ("a", "b")]
+    assert sum(s.tokens for s in made[0]) == tokens and all(s.tokens > 0 for s in made[0])
+    alike = sum(a.tokens for a, b in zip(*made, strict=True) if a == b)
+    assert alike == max(0, len(ids) * 16 - (length - tokens))

@@ -6,7 +6,7 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
-from traces.workflow import APIS, Anchor, Dep, DepKind, Node, Workflow
+from traces.workflow import APIS, Anchor, Dep, DepKind, Extends, Node, Workflow
 
 IDS = st.text("abcxyz0189-_:/é", min_size=1, max_size=12)
 MS = st.integers(0, 10**9).map(lambda v: v * 1_000_000)
@@ -33,6 +33,7 @@ def deps(draw: st.DrawFn, earlier: list[str]) -> tuple[Dep, ...]:
             anchor=draw(st.sampled_from(get_args(Anchor))),
             provenance=draw(st.sampled_from(["recorded", "declared", "inferred:lcp"])),
             confidence=draw(st.sampled_from([1.0, 0.5, 0.0])),
+            extends=draw(st.sampled_from([None, *get_args(Extends)])),
         )
         for on in names
     )

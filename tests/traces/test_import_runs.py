@@ -53,7 +53,12 @@ def test_what_the_proxy_saw_becomes_a_trace(tmp_path: Path) -> None:
     assert first.nodes[1].delay_ns == 3 * S
     assert manifest.content_mode == "hash"
     assert [n.hash_ids and n.hash_ids[:2] for n in first.nodes] == [(0, 1), (0, 1)]
-    for part in ("1 x a request without usage", "1 x a request to another route", "1 x an edge to a request", "median"):
+    for part in (
+        "1 x a request without usage",
+        "1 x a request to another route",
+        "1 x an edge to a request",
+        "interpolated",
+    ):
         assert any(part in t for t in manifest.transforms), (part, manifest.transforms)
     through_file(tmp_path, flow, manifest)
 

@@ -123,6 +123,7 @@ def _link(workflow_id: str, dep: Dep) -> dict[str, Any]:
         "joulegraph.dep.anchor": dep.anchor,
         "joulegraph.dep.provenance": dep.provenance,
         "joulegraph.dep.confidence": dep.confidence,
+        **({"joulegraph.dep.extends": dep.extends} if dep.extends is not None else {}),
     }
     return {
         "traceId": trace_id(workflow_id),

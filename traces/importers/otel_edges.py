@@ -15,7 +15,7 @@ from traces.importers import spans as sp
 from traces.importers.base import MS, Notes
 from traces.importers.link import Links, words
 from traces.rows import parse_row
-from traces.workflow import Anchor, Dep, DepKind, Node
+from traces.workflow import EXTENDS, Anchor, Dep, DepKind, Node
 
 ROW = "joulegraph.row"
 """Attribute of our own exports: the node as a trace row."""
@@ -70,6 +70,7 @@ def recorded(found: Sequence[sp.Span], name: str) -> list[Node]:
 def _stated(link: dict[str, Any], on: str) -> Dep:
     held = link["attributes"]
     kind, anchor = held.get("joulegraph.dep.kind"), held.get("joulegraph.dep.anchor")
+    extends = held.get("joulegraph.dep.extends")
     return Dep(
         on,
         kind if kind in get_args(DepKind) else "data",
@@ -77,6 +78,7 @@ def _stated(link: dict[str, Any], on: str) -> Dep:
         anchor if anchor in get_args(Anchor) else "end",
         str(held.get("joulegraph.dep.provenance") or "recorded"),
         float(held.get("joulegraph.dep.confidence", 1.0)),
+        extends if extends in EXTENDS else None,
     )
 
 

@@ -10,17 +10,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any, get_args
 
 from traces.errors import UserError
 from traces.importers.base import Head, Imported, ImportOptions, Notes
-from traces.importers.link import Dense, Unique, settle
+from traces.importers.link import Unique, settle
+from traces.importers.prefixes import BLOCK_TOKENS, Prefixes, continuations
 from traces.quantum import time_quantum_ms
 from traces.records import DispatchRecord, RequestRecord, from_row
 from traces.rundir import RunDir
 from traces.trace import read_trace
-from traces.workflow import APIS, Anchor, Dep, DepKind, Manifest, Node, Workflow
+from traces.workflow import APIS, Anchor, ContentMode, Dep, DepKind, Extends, Manifest, Node, Workflow
 
 TITLE = "a run directory of joulegraph (recorded by proxy, replay or demo)"
 
@@ -55,12 +55,41 @@ def _plan(run: RunDir, notes: Notes) -> Imported:
 
 
 _LOOK = 5_000
+_BLOCK_BYTES = 128
+"""where the recording does not say"""
 _WHEN = {"requests": "reached the proxy", "dispatch": "were due"}
 
 
 def _requests(run: RunDir, notes: Notes) -> tuple[list[tuple[Node, str | None]], Manifest]:
+    records = sorted(_generations(run, notes), key=lambda r: r.t_arrival_ns)
+    prefixes = Prefixes(_block_bytes(run))
+    paths = [prefixes.path(r) for r in records]
+    workflows: list[str] = []
     unique: dict[str, Unique] = {}
-    dense, made, text = Dense(), [], False
+    made: list[Node] = []
+    for record, path, on in zip(records, paths, continuations(records, paths), strict=True):
+        own = record.workflow_id or record.session_id
+        if own is None and on is not None:
+            notes.count("an untagged request is in the workflow of the one whose conversation it continues")
+        workflow = own or (workflows[on.before] if on is not None else record.request_id)
+        workflows.append(workflow)
+        name = unique.setdefault(workflow, Unique())(record.node_id or record.request_id)
+        ids = prefixes.hash_ids(path, record.prompt_tokens or 0) if path.marks else None
+        node = _request(record, workflow, name, ids)
+        made.append(node if on is None else _continuing(node, made[on.before], on.extends))
+    mode: ContentMode = "text" if any(r.content is not None for r in records) else "hash"
+    if not any(n.hash_ids for n in made):
+        mode = "text" if mode == "text" else "lengths"
+    else:
+        notes.say(
+            "prompts were recorded as digests of bytes: block ids name what prompts share, its tokens interpolated by"
+            " bytes between the counts that usage gave"
+        )
+    manifest = Manifest(block_size=BLOCK_TOKENS, block_rounding="floor", content_mode=mode)
+    return list(zip(made, (r.class_name for r in records), strict=True)), manifest
+
+
+def _generations(run: RunDir, notes: Notes) -> Iterator[RequestRecord]:
     for row in run.rows("requests"):
         record = _record(RequestRecord, row, run, "requests")
         if record.api is None:
@@ -68,29 +97,30 @@ def _requests(run: RunDir, notes: Notes) -> tuple[list[tuple[Node, str | None]],
         elif record.prompt_tokens is None or record.completion_tokens is None:
             notes.count("a request without usage (failed, or the engine reported none) is left out")
         else:
-            workflow = record.workflow_id or record.session_id or record.request_id
-            own = unique.setdefault(workflow, Unique())(record.node_id or record.request_id)
-            node = _request(record, workflow, own, dense)
-            text = text or record.content is not None
-            made.append((node, record.class_name))
-    size = _tokens_per_block([n for n, _ in made])
-    if size is None:
-        return made, Manifest(content_mode="text" if text else "lengths")
-    notes.say(
-        f"block ids name blocks of bytes: each is taken as {size} tokens (median of this recording), "
-        "so shared prefixes are as long as recorded only on average"
-    )
-    fitted = [(replace(n, hash_ids=n.hash_ids[: n.input_length // size] if n.hash_ids else None), c) for n, c in made]
-    return fitted, Manifest(block_size=size, block_rounding="floor", content_mode="text" if text else "hash")
+            yield record
 
 
-def _tokens_per_block(nodes: list[Node]) -> int | None:
-    """Median tokens per recorded block (the cut-off tail counts as half a block); None without blocks."""
-    ratios = [n.input_length / (len(n.hash_ids) + 0.5) for n in nodes if n.hash_ids]
-    return max(1, round(median(ratios))) if ratios else None
+def _block_bytes(run: RunDir) -> int:
+    """Bytes per recorded block, as the run's manifest says."""
+    size = (run.info.get("manifest") or {}).get("block_size")
+    return size if isinstance(size, int) and size > 0 else _BLOCK_BYTES
 
 
-def _request(record: RequestRecord, workflow: str, own: str, dense: Dense) -> Node:
+def _continuing(node: Node, before: Node, extends: Extends) -> Node:
+    """A node with the edge to the one it continues; in kept text the live answer may take the recorded one's place."""
+    known = next((d for d in node.deps if d.on == before.request_id), None)
+    edge = known or Dep(before.request_id, "conversation", provenance="inferred:messages", confidence=0.95)
+    deps = (*(d for d in node.deps if d is not known), replace(edge, extends=extends))
+    node = replace(node, deps=deps)
+    if node.messages is None or before.messages is None or len(node.messages) <= len(before.messages):
+        return node
+    answer, *rest = node.messages[len(before.messages) :]
+    if extends == "answer" and answer.keys() == {"role", "content"} and isinstance(answer["content"], str):
+        answer = {**answer, "output_of": before.request_id}
+    return replace(node, messages=(*before.messages, answer, *rest))
+
+
+def _request(record: RequestRecord, workflow: str, own: str, hash_ids: tuple[int, ...] | None) -> Node:
     content = record.content or {}
     messages = content.get("messages")
     prompt = content.get("prompt")
@@ -105,7 +135,7 @@ def _request(record: RequestRecord, workflow: str, own: str, dense: Dense) -> No
         parent_agent_id=record.parent_agent_id,
         deps=_deps(record.deps),
         cached_length=record.cached_tokens,
-        hash_ids=dense(record.block_hashes) if record.block_hashes else None,
+        hash_ids=hash_ids,
         messages=tuple(messages) if isinstance(messages, list) else None,
         prompt=prompt if isinstance(prompt, str) else None,
         output=content.get("output"),
