@@ -25,6 +25,7 @@ from energy.node_total import node_total
 from energy.others import outside_engine, strangers
 from energy.output import write
 from energy.policies import CHARGE_WAITING, KNOW_OWN, POLICIES, Split, equal
+from energy.recompute import restated, victims, width_of, with_recompute
 from energy.rollup import OUTSIDE, Figures, by_label
 from energy.speculation import speculation
 from energy.tables import Floats, Mask, RequestTable, RunData, known
@@ -39,14 +40,17 @@ BLOCK_NS = 1_000_000_000
 LEVELS = ("L0", "L1", "L2", "L3")
 COMPONENTS = ("gpu", "hbm", "cpu", "dram")
 HOST = ("cpu", "dram")
-ASIDE = ("prefixes", "node", "agreement", "preemptions", "speculation")
+ASIDE = ("prefixes", "node", "agreement", "preemptions", "preempted", "speculation")
 """totals that no policy changes"""
 AMORTISED = (
     "own joules of prompt blocks are spread over their later hits ({hits} hits of blocks; {lost} cached tokens had no"
     " creator known in this run: nothing is charged for them)"
 )
 NOTHING = "nothing measured: no joules are given (a measured profile, --profile, gives estimates)"
-PREEMPTED = "{count} preemptions in the engine: it does not say whose; work done again falls on all who ran beside it"
+PREEMPTED = (
+    "the engine preempted; without its iteration stream only victims that stalled for long are known, what was computed"
+    " again for the others falls on all who ran beside it"
+)
 ESTIMATED = "nothing measured: every joule is estimated ({source}), none is measured"
 NO_SPLIT = "no CPU time per process with a role: all above idle goes to requests, the proxy's and client's part too"
 
@@ -144,7 +148,11 @@ def attribute(
         ends = [(float(t) - work.origin_ns) / 1e9 for c in curves for t in (c.t_ns[0], c.t_ns[-1])]
         ends += [0.0, float(work.last.max())] if len(work) else []
         t0, t1 = min(ends) - 2.0, max(ends) + 2.0
-        curve = work_curve(data.requests, work, data.steps if level == "L3" else None, t0, t1)
+        steps = restated(data.steps, width_of(work)) if level == "L3" and data.steps is not None else None
+        curve = work_curve(data.requests, work, steps, t0, t1)
+        work = with_recompute(data.requests, work, curve, steps, data.preempted)
+        if len(work.again):
+            curve = work_curve(data.requests, work, steps, t0, t1)
         for one in curves:
             known_lag = lag.get((one.device, one.domain)) if isinstance(lag, Mapping) else lag
             made = _device(data, work, curve, one, policy, profile, known_lag)
@@ -163,8 +171,9 @@ def attribute(
     aside: dict[str, Any] = {"prefixes": "creator", "node": node, "preemptions": data.preempted}
     aside["agreement"] = agreement(curves, every)
     aside["speculation"] = speculation(data.requests)
-    if aside["preemptions"]:
-        notes.append(PREEMPTED.format(count=aside["preemptions"]))
+    aside["preempted"] = victims(data.requests, work) if len(work.again) or data.preempted else None
+    if data.preempted and level != "L3":
+        notes.append(PREEMPTED)
     result = Attribution(level, policy, data.requests, devices, figures, notes, aside)
     result.totals.update(totals(result))
     return result

@@ -70,13 +70,12 @@ class Blocks:
 def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, *, waiting: bool = False) -> Shares:
     """Cut every window at the block borders t. waiting: with rows for the time before a request was scheduled, which
     only a policy that charges it needs (an overloaded hour has tens of millions of them)."""
-    window, block, phase, low, high = _cut(work, t, ((work.start, work.first), (work.first, work.last)))
+    window, block, phase, low, high = _cut_spans(((work.start, work.first), (work.first, work.last)), t)
     seconds = np.maximum(high - low, 0.0)
     out = np.zeros((len(window), 5), np.float64)
     for k in (PREFILL, DECODE):
         mine = phase == k
-        paid = curve.share[:, k]
-        out[mine, 0] = np.interp(high[mine], curve.t, paid) - np.interp(low[mine], curve.t, paid)
+        out[mine, 0] = _paid(curve, k, low[mine], high[mine])
     pre = phase == PREFILL
     w = window[pre]
     part0, part1 = _progress(work, curve, w, low[pre]), _progress(work, curve, w, high[pre])
@@ -85,7 +84,57 @@ def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, *
     out[pre, 2] = tokens * (part1 - part0) * (work.cached[w] + tokens * (part0 + part1) / 2)
     _decoded(requests, work, t, window, block, phase, out)
     rows = Shares(window, block, phase, out, seconds, np.zeros(len(window)))
+    rows = _computed_again(rows, work, curve, t) if len(work.again) else rows
     return _waited(rows, work, t) if waiting else rows
+
+
+def _paid(curve: WorkCurve, phase: int, low: Floats, high: Floats) -> Floats:
+    """What one sequence in a phase pays of the steps between instants."""
+    paid = curve.share[:, phase]
+    return np.asarray(np.interp(high, curve.t, paid) - np.interp(low, curve.t, paid))
+
+
+def _computed_again(rows: Shares, work: Windows, curve: WorkCurve, t: Floats) -> Shares:
+    """Victims of preemption: no decode while they wait and are computed again (the tokens are where they were read),
+    and rows of prefill for what was computed again."""
+    again = work.again
+    k, block, _, low, high = _cut_spans(((again.stall, again.end),), t)
+    window = again.window[k]
+    at = _row_of(rows, window, block, len(work))
+    found = at >= 0
+    at, low, high = at[found], low[found], high[found]
+    seconds, steps = rows.seconds.copy(), rows.work[:, 0].copy()
+    np.subtract.at(seconds, at, np.maximum(high - low, 0.0))
+    np.subtract.at(steps, at, _paid(curve, DECODE, low, high))
+    done = rows.work.copy()
+    done[:, 0] = np.maximum(steps, 0.0)
+    k, block, phase, low, high = _cut_spans(((again.start, again.end),), t)
+    length = np.maximum(again.end - again.start, 1e-9)
+    part0, part1 = (low - again.start[k]) / length[k], (high - again.start[k]) / length[k]
+    tokens = again.tokens[k]
+    more = np.zeros((len(k), done.shape[1]))
+    more[:, 0] = _paid(curve, PREFILL, low, high)
+    more[:, 1] = tokens * (part1 - part0)
+    more[:, 2] = more[:, 1] * (again.context[k] + tokens * (part0 + part1) / 2)
+    return Shares(
+        np.concatenate([rows.window, again.window[k].astype(np.int32)]),
+        np.concatenate([rows.block, block]),
+        np.concatenate([rows.phase, phase]),
+        np.concatenate([done, more]),
+        np.concatenate([np.maximum(seconds, 0.0), np.maximum(high - low, 0.0)]),
+        np.concatenate([rows.waiting, np.zeros(len(k))]),
+    )
+
+
+def _row_of(rows: Shares, window: Ints, block: npt.NDArray[np.int32], windows: int) -> Ints:
+    """Index of the decode row of each (window, block), -1 where there is none. A window's rows lie side by side."""
+    at = np.flatnonzero(rows.phase == DECODE)
+    first_row, first_block, last_block = (np.full(windows, -1, np.int64) for _ in range(3))
+    first_row[rows.window[at][::-1]] = at[::-1]
+    first_block[rows.window[at][::-1]] = rows.block[at][::-1]
+    last_block[rows.window[at]] = rows.block[at]
+    inside = (first_row[window] >= 0) & (block >= first_block[window]) & (block <= last_block[window])
+    return np.where(inside, first_row[window] + block - first_block[window], -1)
 
 
 def _progress(work: Windows, curve: WorkCurve, w: npt.NDArray[np.int32], t: Floats) -> Floats:
@@ -103,7 +152,7 @@ def _progress(work: Windows, curve: WorkCurve, w: npt.NDArray[np.int32], t: Floa
 
 def _waited(rows: Shares, work: Windows, t: Floats) -> Shares:
     """Add rows for the time between sent and start: no work in them."""
-    window, block, phase, low, high = _cut(work, t, ((work.sent, work.start),))
+    window, block, phase, low, high = _cut_spans(((work.sent, work.start),), t)
     long = high - low > 1e-4
     n = int(np.count_nonzero(long))
     return Shares(
@@ -116,7 +165,8 @@ def _waited(rows: Shares, work: Windows, t: Floats) -> Shares:
     )
 
 
-def _cut(work: Windows, t: Floats, spans: Sequence[tuple[Floats, Floats]]) -> _Pieces:
+def _cut_spans(spans: Sequence[tuple[Floats, Floats]], t: Floats) -> _Pieces:
+    """Pieces of spans cut at the borders t: index of the span, block, which of `spans`, from, to."""
     parts = []
     for phase, (start, end) in enumerate(spans):
         live = np.flatnonzero((end > start) & (end > t[0]) & (start < t[-1]))

@@ -6,13 +6,34 @@ did, which nobody says at L1. May not know: energy, sensors, files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from energy.tables import Floats, Ints, Mask, RequestTable, known
 
 NOT_SERVED = ("rejected", "skipped", "unreachable")
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Prompt work done once more after a preemption: window index; the sequence waits in [stall, start] and is computed
+    again in [start, end] (s): this many tokens, after `context` that the cache still held."""
+
+    window: Ints
+    stall: Floats
+    start: Floats
+    end: Floats
+    tokens: Floats
+    context: Floats
+
+    def __len__(self) -> int:
+        return len(self.window)
+
+
+def _never() -> Again:
+    none = np.zeros(0)
+    return Again(np.zeros(0, np.int64), none, none, none, none, none)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +56,7 @@ class Windows:
     drafted: Floats
     accepted: Floats
     imputed: Mask
+    again: Again = field(default_factory=_never)
 
     def __len__(self) -> int:
         return len(self.row)

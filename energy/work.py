@@ -173,8 +173,12 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
         decode += np.bincount(cell, tokens, cells)
         context += np.bincount(cell, read, cells)
     one = np.ones(len(work))
+    again = work.again
     prefilling = np.diff(spread(t, work.start, work.first, work.first - work.start))
     decoding = np.diff(spread(t, work.first, work.last, work.last - work.first))
+    if len(again):  # a victim waits, and is then in prefill once more: neither is decode
+        prefilling += _cover(t, again.start, again.end)
+        decoding = np.maximum(decoding - _cover(t, again.stall, again.end), 0.0)
     busy_start, busy_end = union(work.start, work.last)
     busy = spread(t, busy_start, busy_end, busy_end - busy_start)
     decode_busy = _cover(t, *union(work.first, work.last))
@@ -190,10 +194,11 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
     if steps is not None:
         count, share = _told(steps, work.origin_ns, busy_start, t, count, share, np.stack([prefilling, decoding], 1))
     before = work.prefill * work.cached + work.prefill * np.maximum(work.prefill - 1, 0) / 2
+    twice = again.tokens * (again.context + again.tokens / 2)
     columns = [
         np.concatenate([[0.0], np.cumsum(count)]),
-        spread(t, work.start, work.first, work.prefill * one),
-        spread(t, work.start, work.first, before),
+        spread(t, work.start, work.first, work.prefill * one) + spread(t, again.start, again.end, again.tokens),
+        spread(t, work.start, work.first, before) + spread(t, again.start, again.end, twice),
         np.concatenate([[0.0], np.cumsum(decode)]),
         np.concatenate([[0.0], np.cumsum(context)]),
     ]

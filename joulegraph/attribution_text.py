@@ -127,14 +127,24 @@ def aside(out: dict[str, Any]) -> Iterator[str]:
             f"{row['source']}: {row['percent']:+.1f} % against {row['against']} over {row['seconds']} s, single seconds"
             f" {row['window_percent']:.1f} % apart (median)"
         )
-    if out.get("preemptions") is not None:
-        yield f"preemptions: {out['preemptions']}"
+    if out.get("preemptions") is not None or out.get("preempted"):
+        yield preempted(out)
     if drafts := out.get("speculation"):
         share = "" if drafts["acceptance"] is None else f", {drafts['acceptance']:.0%} accepted"
         whom = counted(drafts["requests"], "request")
         yield f"speculation: {drafts['draft_tokens']:,} draft tokens verified for {whom}{share}, charged to theirs"
     if out.get("truth_error"):
         yield f"truth: median error {out['truth_error']['median']:.2%}, p95 {out['truth_error']['p95']:.2%}"
+
+
+def preempted(out: dict[str, Any]) -> str:
+    """How often the engine preempted, whom that hit, and what was computed again at their cost."""
+    times = "the engine does not say how many" if out.get("preemptions") is None else f"{out['preemptions']:,}"
+    hit = out.get("preempted")
+    if not hit:
+        return f"preemptions: {times}"
+    whom = counted(hit["requests"], "request")
+    return f"preemptions: {times}; {whom} known to be hit, {hit['recomputed_tokens']:,} tokens computed again for them"
 
 
 def asked(out: dict[str, Any]) -> Iterator[str]:

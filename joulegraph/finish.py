@@ -58,6 +58,7 @@ def _derive(run: RunDir, policy: str, report: bool) -> dict[str, Any]:
         "estimates": totals.get("estimates"),
         "node": totals.get("node"),
         "preemptions": totals.get("preemptions"),
+        "preempted": totals.get("preempted"),
         "class_uj": totals.get("class_uj"),
         "notes": totals.get("notes"),
         "truth_error": score_truth(run, attribution),

@@ -48,4 +48,4 @@ def test_a_recording_that_does_not_say_is_not_called_free_of_them(
     import_run(tmp_path, tmp_path / "run")
     result = attribute(load_run(RunDir.open(tmp_path / "run")))
     assert result.totals["preemptions"] == count
-    assert any("preemptions" in note for note in result.notes) == bool(count)
+    assert any("the engine preempted" in note for note in result.notes) == bool(count)
