@@ -91,7 +91,7 @@ class Splitter:
     def _keep(self, tail: bytes) -> None:
         if self._discarding:
             self._tail = tail[-1:]
-        elif len(tail) > self.limit:
+        elif len(tail) - tail.endswith(b"\n") > self.limit:  # half a border may be in it
             self.dropped += 1
             self._discarding = True
             self._tail = tail[-1:]

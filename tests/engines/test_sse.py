@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engines.sse import Splitter, SseEvent, SseParser
@@ -49,6 +49,7 @@ def test_any_cut_gives_the_standard_events(stream: bytes, places: list[int]) -> 
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=20), st.lists(st.integers(0, 900), max_size=12))
+@example([8, 32], [43])
 def test_long_events_are_dropped_and_counted_and_the_buffer_stays_bounded(sizes: list[int], places: list[int]) -> None:
     limit = 32
     stream = b"".join(b"x" * size + b"\n\n" for size in sizes)
