@@ -35,6 +35,8 @@ class ReplayOptions:
     arrivals are not used). The engine then sets the pace, and figures from due hide what waiting users would see."""
     closed_loop_think_ns: int = 0
     """a user's pause between workflows"""
+    closed_loop_ramp_ns: int = 0
+    """the users begin this far apart: in real time many prompts made at one instant would all be sent late"""
     cancel_share: float = 0.0
     """cancellation injection: this share of requests (chosen by id, so the same in every run of a salt) is dropped"""
     cancel_after_ns: int = 1 * _S

@@ -88,8 +88,8 @@ class _Shell:
         watcher = asyncio.ensure_future(self._watch_stop(stop))
         if self._options.closed_loop_users is None:
             self._spawn(self._feed(source, t0_ns))
-        for _ in range(self._options.closed_loop_users or 0):
-            self._spawn(self._user(source, t0_ns))
+        for k in range(self._options.closed_loop_users or 0):
+            self._spawn(self._user(source, t0_ns + k * self._options.closed_loop_ramp_ns))
         try:
             while self._tasks:
                 await self._over.wait()

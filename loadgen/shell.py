@@ -77,8 +77,8 @@ class Shell:
         self._spawn(watch_lag(self.tally, self._now_ns, self._sleep_until))
         if self._open_loop:
             self._pull()
-        for _ in range(self._options.closed_loop_users or 0):
-            self._next_for_user(t0_ns)
+        for k in range(self._options.closed_loop_users or 0):
+            self._next_for_user(t0_ns + k * self._options.closed_loop_ramp_ns)
         self._pump()
         await self._over
 

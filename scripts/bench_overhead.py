@@ -5,6 +5,7 @@ and with sampler and proxy, in mirrored order (A B C, C B A, ...). Touches no se
 
 A run's throughput is taken between its 10th and its 90th percent of output tokens, where every user is busy. A round
 holds each arm once; the difference of two arms is the mean over rounds of their ratio, with Student's 95 % interval.
+Ctrl-C ends it with the rounds that are whole.
 """
 
 from __future__ import annotations
@@ -130,10 +131,16 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
     sampled: list[dict[str, Any]] = []
     one(args, "none", folder / "warm-up", trace, sampled)
-    for number, arm in mirrored(arms, args.repeats):
-        got = one(args, arm, folder / f"{number}-{arm.replace('+', '-')}", trace, sampled)
-        found[arm].append(got)
-        sys.stderr.write(f"round {number + 1}/{args.repeats} {arm:14} {got['tokens_per_s']:8.1f} tokens/s\n")
+    try:
+        for number, arm in mirrored(arms, args.repeats):
+            got = one(args, arm, folder / f"{number}-{arm.replace('+', '-')}", trace, sampled)
+            found[arm].append(got)
+            sys.stderr.write(f"round {number + 1}/{args.repeats} {arm:14} {got['tokens_per_s']:8.1f} tokens/s\n")
+    except KeyboardInterrupt:
+        whole = min(map(len, found.values()))
+        if whole < 2:
+            raise UserError(f"stopped after {whole} whole rounds; a difference needs two") from None
+        found = {arm: rows[:whole] for arm, rows in found.items()}
     return {"users": args.users, "requests": args.count, **verdicts(arms, found), "sampler": sampled}
 
 

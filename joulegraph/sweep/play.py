@@ -26,6 +26,8 @@ from traces.errors import UserError
 from traces.rundir import RunDir
 
 YEAR_S = 365 * 86_400
+RAMP_NS = 20_000_000
+"""between the starts of users in real time"""
 NO_WORD = "the process of this point ended without a word"
 
 
@@ -198,6 +200,7 @@ def _job(task: Task, target: Target, timeout_s: float) -> LoadJob:
         salt=task.salt,
         timeout_ns=round(timeout_s * 1e9),
         closed_loop_users=task.point.users,
+        closed_loop_ramp_ns=0 if task.point.kind in VIRTUAL else RAMP_NS,
     )
     point = task.point
     retimed: dict[str, Any] = {}

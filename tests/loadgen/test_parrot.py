@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -235,6 +236,12 @@ def test_closed_loop_gives_each_user_the_next_workflow_when_the_last_has_ended()
     for k in range(2, 5):
         under_way = [end for start, end in spans[:k] if end + 30 * MS > spans[k][0]]
         assert len(under_way) < 2
+
+
+def test_users_begin_a_ramp_apart() -> None:
+    rows, _, _ = played([chain(f"c{i}") for i in range(3)], closed_loop_users=3, closed_loop_ramp_ns=5 * MS)
+    first = sorted(min(r.due_ns for r in rows if r.workflow_id == f"c{i}") for i in range(3))
+    assert [b - a for a, b in pairwise(first)] == [5 * MS, 5 * MS]
 
 
 def test_the_same_trace_on_both_engines_joins_node_by_node() -> None:
