@@ -47,7 +47,7 @@ TAGGED = frozenset(n.encode() for n in tags.OWN_HEADERS | TAG_HEADERS)
 
 @dataclass(slots=True)
 class RequestHead:
-    """A request head as the proxy understood it. `lines` are the header lines that go on to the engine."""
+    """A request head as the proxy understood it. `lines`: the header lines that go on to the engine, in one piece."""
 
     method: str
     target: bytes
@@ -60,7 +60,7 @@ class RequestHead:
     expect: bool
     upgrade: bytes
     request_id: str
-    lines: list[bytes]
+    lines: bytes
     tags: dict[str, str] = field(default_factory=dict)
     """header fields that may carry a tag, lower-case names"""
 
@@ -123,7 +123,7 @@ def read_request(
         expect=b"expect" in seen,
         upgrade=seen.get(b"upgrade", b"").lower(),
         request_id=tags.clean(seen.get(b"x-request-id", b"").decode("latin-1")) or new_request_id(),
-        lines=lines,
+        lines=b"".join(lines),
         tags={n.decode(): v.decode("latin-1") for n, v in seen.items() if n in TAGGED},
     )
 
@@ -196,17 +196,26 @@ def _is_key(value: bytes, key: str | None) -> bool:
     return key is not None and key.encode() in value
 
 
-def upstream_head(head: RequestHead, host: str, prefix: str, framing: bytes) -> bytes:
-    """The head that goes to the engine. `framing` is its Content-Length or Transfer-Encoding line, or empty."""
-    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%bX-Request-Id: %b\r\n%b\r\n" % (
+def upstream_head(head: RequestHead, host: str, prefix: str, framing: bytes, body: bytes = b"") -> bytes:
+    """The head that goes to the engine, and what is to go in one piece with it. `framing`: its Content-Length or
+    Transfer-Encoding line, or empty."""
+    pieces = (
         head.method.encode(),
+        b" ",
         prefix.encode(),
         head.target,
+        b" HTTP/1.1\r\nHost: ",
         host.encode(),
-        b"".join(head.lines),
+        b"\r\n",
+        head.lines,
+        b"X-Request-Id: ",
         head.request_id.encode("latin-1", "replace"),
+        b"\r\n",
         framing,
+        b"\r\n",
+        body,
     )
+    return b"".join(pieces)
 
 
 def framing_line(head: RequestHead, size: int, streamed: bool) -> bytes:

@@ -85,17 +85,17 @@ class Intake:
             return
         if self._fresh:
             self._fresh = False
-            at = data.find(_END)
-            if at > 0:
-                raw = data[:at]
-                head = self._known.read(raw)
+            found = self._known.read(data)
+            if found is not None:
+                head, end = found
                 if isinstance(head, Refusal):
                     self.refusal = head
-                    self._target = raw.split(b" ", 2)[1]
+                    self._target = data.split(b" ", 2)[1]
                     return
-                if head is not None and self._met(head, data[at + 4 :]):
+                if self._met(head, data[end:]):
                     return
-                self._raw = raw
+            at = data.find(_END)
+            self._raw = data[:at] if at > 0 else None
         self._parse(data)
 
     def _met(self, head: RequestHead, body: bytes) -> bool:

@@ -135,11 +135,11 @@ class Relay:
         body = self._request
         size = len(body[0]) if len(body) == 1 else sum(map(len, body))
         line = framing_line(exchange.head, size, self._streamed)
-        first = upstream_head(exchange.head, pool.name, pool.target.prefix, line)
         if len(body) == 1 and size <= MAX_JOINED and not self._streamed:
-            self._hub.outbox.put(transport, first + body[0])
+            joined = upstream_head(exchange.head, pool.name, pool.target.prefix, line, body[0])
+            self._hub.outbox.put(transport, joined)
         else:
-            transport.write(first)
+            transport.write(upstream_head(exchange.head, pool.name, pool.target.prefix, line))
             for piece in self._framed(body, self._upload_ended):
                 transport.write(piece)
         exchange.sent(pool.name, reused, self._hub.now_ns())
