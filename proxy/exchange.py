@@ -31,6 +31,8 @@ class Exchange:
         "_read_bytes",
         "_read_dt",
         "_read_tokens",
+        "_settled",
+        "body",
         "bytes_in",
         "deadline_ns",
         "edges",
@@ -40,6 +42,7 @@ class Exchange:
         "head",
         "note",
         "outcome",
+        "parsed",
         "reused",
         "status",
         "stream",
@@ -53,7 +56,9 @@ class Exchange:
         "t_queue_ns",
         "t_upstream_ns",
         "tag",
+        "tagged",
         "tokens",
+        "unread",
         "upstream",
         "usage_spliced",
         "watcher",
@@ -74,6 +79,13 @@ class Exchange:
         self.outcome: Outcome | None = None
         self.error: str | None = None
         self.note: str | None = None
+        self.body = b""
+        """the request's, until it is read (study)"""
+        self.parsed: Any = None
+        self.unread = False
+        """its facts are still to be read"""
+        self.tagged = False
+        """its tag was looked for"""
         self.tag: Tag | None = None
         self.edges: tuple[Dep, ...] = ()
         """exact edges found beside the tag's declared parents"""
@@ -92,6 +104,7 @@ class Exchange:
         self.bytes_in = 0
         self.tokens = 0
         self._observer: Observer | None = None
+        self._settled = False
         self._last_ns = t_arrival_ns
         self._read_dt: list[int] | array[int] = []
         self._read_bytes: list[int] | array[int] = []
@@ -204,7 +217,8 @@ class Exchange:
         if self.outcome is None:
             raise RuntimeError("an exchange has no record before its end")
         seen = self._observer
-        if seen is not None:
+        if seen is not None and not self._settled:
+            self._settled = True
             seen.finish()
             self.tokens = seen.tokens
         return seen

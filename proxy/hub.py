@@ -19,7 +19,7 @@ from proxy.outbox import Outbox
 from proxy.page import Page
 from proxy.parrot import Parrot
 from proxy.rowline import line
-from proxy.study import Study
+from proxy.study import read_request
 from proxy.upstream import Pool
 from traces.seams import Connect, NowNs
 from traces.status import StatusPage
@@ -67,7 +67,7 @@ class Hub:
         self.outbox = Outbox(self.loop)
         self._sent: list[Relay] = []
         """went on in this turn of the loop: their requests are to be read"""
-        self._ended: list[tuple[Exchange, Study | None]] = []
+        self._ended: list[Exchange] = []
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
         targets = [parse_target(url) for url in config.upstreams]
@@ -90,11 +90,11 @@ class Hub:
             self.loop.call_soon(self._after_turn)
         self._sent.append(relay)
 
-    def settle(self, exchange: Exchange, study: Study | None = None) -> None:
-        """An exchange ended: record it after the turn, once `study` has read what is still unread of its request."""
+    def settle(self, exchange: Exchange) -> None:
+        """An exchange ended: record it after the turn."""
         if not self._sent and not self._ended:
             self.loop.call_soon(self._after_turn)
-        self._ended.append((exchange, study))
+        self._ended.append(exchange)
 
     def _after_turn(self) -> None:
         self.outbox.send()
@@ -105,10 +105,10 @@ class Hub:
                 relay.look()
             except Exception as error:  # noqa: BLE001 - a bug is shown, but must not take the others of this turn along
                 self._show(error)
-        for exchange, study in ended:
+        for exchange in ended:
             self.in_flight -= 1
             try:
-                self._write_down(exchange, study)
+                self._write_down(exchange)
             except Exception as error:  # noqa: BLE001 - as above; nor may it hold up a drain
                 self._show(error)
         if self.in_flight == 0:
@@ -160,9 +160,9 @@ class Hub:
             relay.start(now, waited=True)
         self.page.set("queued", self.gate.queued)
 
-    def _write_down(self, exchange: Exchange, study: Study | None) -> None:
-        if study is not None:
-            study.read()
+    def _write_down(self, exchange: Exchange) -> None:
+        if exchange.unread:
+            read_request(exchange, self.config, self.lineage)
         seen, tag = exchange.settled(), exchange.tag
         prompt_tokens = 0
         if seen is not None:

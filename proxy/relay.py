@@ -15,7 +15,7 @@ from proxy.framing import FramingError
 from proxy.heads import body_pieces, framing_line, upstream_head
 from proxy.refusal import Refusal
 from proxy.reply import Reply, client_head
-from proxy.study import Study
+from proxy.study import LARGE_BODY, find_tag, read_request, spliced
 from proxy.upstream import Pool, Tap, Upstream
 from traces.records import Outcome
 
@@ -48,7 +48,6 @@ class Relay:
         "gated",
         "pool",
         "replied",
-        "study",
     )
 
     def __init__(self, hub: Hub, front: Front, exchange: Exchange, body: bytes, *, streamed: bool, whole: bool) -> None:
@@ -69,9 +68,10 @@ class Relay:
         self._done = False
         self._tap: Tap | None = None
         exchange.bytes_in = len(body)
-        self.study = Study(exchange, b"" if streamed else body, hub.config, hub.lineage)
+        exchange.unread = True
         if not streamed:
-            body = self.study.spliced()
+            exchange.body = body
+            body = spliced(exchange, hub.config)
         self._request = [body] if body else []
         self._reply = Reply(exchange.head, exchange.usage_spliced is True)
 
@@ -149,12 +149,12 @@ class Relay:
 
     def look(self) -> None:
         """Read the request's tag and, unless the body is large, its facts; once, after it went on."""
-        study = self.study
-        if study.is_large:
-            study.find_tag()
-            self._hub.loop.call_later(STUDY_LATER_S, study.read)
+        exchange, hub = self.exchange, self._hub
+        if len(exchange.body) > LARGE_BODY:
+            find_tag(exchange, hub.lineage)
+            hub.loop.call_later(STUDY_LATER_S, read_request, exchange, hub.config, hub.lineage)
         else:
-            study.read()
+            read_request(exchange, hub.config, hub.lineage)
 
     # ---- from the engine
 
@@ -221,8 +221,8 @@ class Relay:
         if reply.unchunk or reply.closes:
             front.close_after = True
         exchange.reply(head.status, head.event_stream, head.encoded, keep_text=self._hub.keep_text)
-        if exchange.tag is None:
-            self.study.find_tag()
+        if not exchange.tagged:
+            find_tag(exchange, self._hub.lineage)
         return client_head(head, exchange.head, exchange.tag, unchunk=reply.unchunk, closes=front.will_close())
 
     # ---- ends
@@ -319,4 +319,4 @@ class Relay:
             self.exchange.add_note("an event over 256 KB: the usage event was left in the reply")
         self.exchange.end(outcome, now, error)
         self._hub.leave(self)
-        self._hub.settle(self.exchange, self.study)
+        self._hub.settle(self.exchange)
