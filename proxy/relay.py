@@ -14,7 +14,8 @@ from proxy.exchange import Exchange
 from proxy.framing import FramingError
 from proxy.heads import body_pieces, framing_line, upstream_head
 from proxy.refusal import Refusal
-from proxy.reply import Reply, client_head
+from proxy.reply import Reply, client_head, whole_reply
+from proxy.replyhead import ReplyHead
 from proxy.study import LARGE_BODY, find_tag, read_request, spliced
 from proxy.upstream import Pool, Tap, Upstream
 from traces.records import Outcome
@@ -73,7 +74,8 @@ class Relay:
             exchange.body = body
             body = spliced(exchange, hub.config)
         self._request = [body] if body else []
-        self._reply = Reply(exchange.head, exchange.usage_spliced is True)
+        self._reply: Reply | None = None
+        """the walk over the reply; none where it came in one piece"""
 
     # ---- towards the engine
 
@@ -160,25 +162,46 @@ class Relay:
 
     def received(self, data: bytes, now: int) -> None:
         """One read of the reply that is not the usual one of a stream: relay, look."""
-        tap, reply, exchange = self._tap, self._reply, self.exchange
-        if tap is not None:
-            self.settle_reads()
-        first = None
         try:
-            if reply.head is None:
-                if exchange.t_first_byte_ns is None:
-                    exchange.t_first_byte_ns = now
-                    if not self._streamed:
-                        self._request = []
-                rest = reply.take_head(data)
-                if rest is None:
-                    return
-                data = rest
-                first = self._client_head(reply)
-            out, payload = reply.walk(data)
+            if self._reply is None:
+                self._first_read(data, now)
+            else:
+                self._walk(self._reply, data, now)
         except FramingError as error:
             self._broken(str(error), now)
+
+    def _first_read(self, data: bytes, now: int) -> None:
+        exchange = self.exchange
+        exchange.t_first_byte_ns = now
+        if not self._streamed:
+            self._request = []
+        whole = whole_reply(exchange.head, data)
+        if whole is None:
+            self._reply = Reply(exchange.head, exchange.usage_spliced is True)
+            self._walk(self._reply, data, now)
             return
+        head, at = whole
+        first = self._client_head(head, unchunk=False, closes=False)
+        self.replied = True
+        body = data[at:]
+        self.front.send(first + body)
+        exchange.read(now, len(body), body)
+        self._complete(head, now, reusable=head.keep_alive)
+
+    def _walk(self, reply: Reply, data: bytes, now: int) -> None:
+        if self._tap is not None:
+            self.settle_reads()
+        exchange, first = self.exchange, None
+        if reply.head is None:
+            rest = reply.take_head(data)
+            head = reply.head
+            if rest is None or head is None:
+                return
+            data = rest
+            if reply.note is not None:
+                exchange.add_note(reply.note)
+            first = self._client_head(head, unchunk=reply.unchunk, closes=reply.closes)
+        out, payload = reply.walk(data)
         if first is not None:
             self.replied = True
             self.front.send(first + out)
@@ -188,7 +211,10 @@ class Relay:
         if tokens:
             self._hub.page.tokens(tokens)
         if reply.done:
-            self._complete(now, extra=reply.used != len(data))
+            head = reply.head
+            assert head is not None
+            reusable = head.keep_alive and not reply.closes and reply.used == len(data)
+            self._complete(head, now, reusable=reusable)
         elif exchange.stream:
             self._set_tap(reply)
 
@@ -212,26 +238,23 @@ class Relay:
             if tokens:
                 self._hub.page.tokens(tokens)
 
-    def _client_head(self, reply: Reply) -> bytes:
-        """The reply's head for the client, once it is whole."""
-        head, exchange, front = reply.head, self.exchange, self.front
-        assert head is not None
-        if reply.note is not None:
-            exchange.add_note(reply.note)
-        if reply.unchunk or reply.closes:
+    def _client_head(self, head: ReplyHead, *, unchunk: bool, closes: bool) -> bytes:
+        """The reply's head for the client, once it is whole. `closes`: only the connection's end ends the body."""
+        exchange, front = self.exchange, self.front
+        if unchunk or closes:
             front.close_after = True
         exchange.reply(head.status, head.event_stream, head.encoded, keep_text=self._hub.keep_text)
         if not exchange.tagged:
             find_tag(exchange, self._hub.lineage)
-        return client_head(head, exchange.head, exchange.tag, unchunk=reply.unchunk, closes=front.will_close())
+        return client_head(head, exchange.head, exchange.tag, unchunk=unchunk, closes=front.will_close())
 
     # ---- ends
 
-    def _complete(self, now: int, *, extra: bool) -> None:
-        connection, head = self.connection, self._reply.head
-        assert connection is not None and head is not None
+    def _complete(self, head: ReplyHead, now: int, *, reusable: bool) -> None:
+        connection = self.connection
+        assert connection is not None
         self.connection = None
-        if head.keep_alive and not self._reply.closes and not extra and self._upload_ended:
+        if reusable and self._upload_ended:
             connection.pool.give(connection, now)
             if self.front.paused:
                 connection.transport.resume_reading()
@@ -246,7 +269,7 @@ class Relay:
         now = self._hub.now_ns()
         exchange, reply = self.exchange, self._reply
         self.connection = None
-        if reply.head is not None and reply.closes and error is None:
+        if reply is not None and reply.head is not None and reply.closes and error is None:
             self._end("ok", now)
             self.front.close()
             return
@@ -301,7 +324,7 @@ class Relay:
         self._opening = None
         self._end(outcome, self._hub.now_ns() if now is None else now, why)
         if self.replied:
-            held = self._reply.end()
+            held = self._reply.end() if self._reply is not None else b""
             if held:
                 self.front.send(held)
             self.front.close()
@@ -315,7 +338,7 @@ class Relay:
         if self.pool is not None:
             self.pool.busy -= 1
         self.settle_reads()
-        if self._reply.left_in:
+        if self._reply is not None and self._reply.left_in:
             self.exchange.add_note("an event over 256 KB: the usage event was left in the reply")
         self.exchange.end(outcome, now, error)
         self._hub.leave(self)

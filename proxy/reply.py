@@ -16,7 +16,20 @@ MAX_REPLY_HEAD = 64 << 10
 _END = b"\r\n\r\n"
 _END_MARK = b"[DONE]"
 _IN_USAGE = b'"usage"'
+_BODILESS = frozenset({*range(100, 200), 204, 304})
 _WORKFLOW, _NODE = WORKFLOW.encode(), NODE.encode()
+
+
+def whole_reply(request: RequestHead, data: bytes) -> tuple[ReplyHead, int] | None:
+    """Head, and where the body starts, of a reply that this read holds from end to end and no byte more; None where
+    only a walk can tell. FramingError as from Reply."""
+    at = data.find(_END)
+    if at < 0:
+        return None
+    head = read_reply(data[:at])
+    if head.length != len(data) - at - 4 or head.event_stream or request.method == "HEAD" or head.status in _BODILESS:
+        return None
+    return head, at + 4
 
 
 class Reply:
@@ -124,12 +137,14 @@ def client_head(head: ReplyHead, request: RequestHead, tag: Tag | None, *, unchu
     if unchunk:
         lines = [line for line in head.lines if not line.lower().startswith(b"transfer-encoding:")]
         out = head.start + b"".join(lines)
+    own = header_value(request.request_id)
     if tag is not None:
+        node = own if tag.node_id is None else header_value(tag.node_id)
         if tag.workflow_id is not None:
             out += b"%b: %b\r\n" % (_WORKFLOW, header_value(tag.workflow_id))
-        out += b"%b: %b\r\n" % (_NODE, header_value(tag.node_id or request.request_id))
+        out += b"%b: %b\r\n" % (_NODE, node)
     if not head.request_id:
-        out += b"x-request-id: %b\r\n" % header_value(request.request_id)
+        out += b"x-request-id: %b\r\n" % own
     if closes:
         return out + b"Connection: close\r\n\r\n"
     return out + (b"Connection: keep-alive\r\n\r\n" if request.http10 else b"\r\n")
