@@ -13,6 +13,7 @@ from functools import partial
 from typing import cast
 
 from proxy.exchange import Exchange
+from proxy.heads import RequestHead
 from proxy.hub import Hub
 from proxy.reading import Intake
 from proxy.refusal import Refusal, refusal_reply
@@ -124,23 +125,16 @@ class Front(asyncio.Protocol):
             if self._t_first_ns is None:
                 self._t_first_ns = now
             intake.feed(data)
-            self._progress(now)
+            if intake.refusal is not None:
+                self._stop("rejected", intake.refusal, now)
+            elif self.exchange is not None or (intake.head is not None and self._open(intake.head, now)):
+                self._take_body(now)
 
     # ---- decisions
 
-    def _progress(self, now: int) -> None:
-        """Act on what one read made of the request."""
-        intake = self._intake
-        if intake.refusal is not None:
-            self._stop("rejected", intake.refusal, now)
-        elif self.exchange is not None or (intake.head is not None and self._open(now)):
-            self._take_body(now)
-
-    def _open(self, now: int) -> bool:
+    def _open(self, head: RequestHead, now: int) -> bool:
         """The head is whole and may go on; whether its body is wanted now."""
         hub, intake = self._hub, self._intake
-        head = intake.head
-        assert head is not None
         if hub.draining:
             self.refuse(Refusal(503, "draining", "this proxy is shutting down"))
             return False

@@ -30,6 +30,7 @@ class Intake:
         "_headers",
         "_known",
         "_left",
+        "_parsed",
         "_parser",
         "_parts",
         "_raw",
@@ -48,24 +49,31 @@ class Intake:
         self._config = config
         self._extra = extra
         self._parser: httptools.HttpRequestParser | None = None
+        self.refusal: Refusal | None = None
+        """why this is no request that may go on: its head, or what came of its body"""
+        self.pipelined = False
+        """something follows the request"""
+        self.tunnel: bytes | None = None
+        """what came behind the head of a WebSocket handshake"""
+        self._parts: list[bytes] = []
+        self._forget()
         self.reset()
 
     def reset(self) -> None:
-        """Ready for the next request."""
+        """Ready for the next request; none follows one that was refused, pipelined into, or became a tunnel."""
         self._fresh = True
         self._left = 0
         """bytes still due of a plain body"""
-        self._parts: list[bytes] = []
         self.size = 0
         """bytes of the body so far"""
         self.complete = False
-        self.pipelined = False
-        """something follows the request"""
         self.head: RequestHead | None = None
-        self.refusal: Refusal | None = None
-        """why this is no request that may go on: its head, or what came of its body"""
-        self.tunnel: bytes | None = None
-        """what came behind the head of a WebSocket handshake"""
+        if self._parsed:
+            self._forget()
+
+    def _forget(self) -> None:
+        """What the long way knows of its request."""
+        self._parsed = False
         self._raw: bytes | None = None
         self._head_bytes = 0
         self._head_done = False
@@ -92,24 +100,22 @@ class Intake:
                     self.refusal = head
                     self._target = data.split(b" ", 2)[1]
                     return
-                if self._met(head, data[end:]):
+                left = head.length - len(data) + end
+                if left >= 0:
+                    self._met(head, data[end:], left)
                     return
             at = data.find(_END)
             self._raw = data[:at] if at > 0 else None
         self._parse(data)
 
-    def _met(self, head: RequestHead, body: bytes) -> bool:
-        """A head met before; False where llhttp has to see what follows the request."""
-        left = head.length - len(body)
-        if left < 0:
-            return False
+    def _met(self, head: RequestHead, body: bytes, left: int) -> None:
+        """A head met before, and no more than its body behind it (llhttp has to see what follows a request)."""
         self.head = head
         self._left = left
         self.complete = not left
         if body:
             self._parts.append(body)
             self.size = len(body)
-        return True
 
     def _more(self, data: bytes) -> None:
         due = self._left
@@ -137,6 +143,7 @@ class Intake:
     # ---- the long way
 
     def _parse(self, data: bytes) -> None:
+        self._parsed = True
         if self._parser is None:
             self._parser = httptools.HttpRequestParser(self)
         if not self._head_done:
