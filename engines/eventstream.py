@@ -16,6 +16,7 @@ from engines.observers import Observer, Reader, read_body
 from engines.shapes import USAGE, USAGE_AND_END, Shape, learn_last, learned, recalled, string_end
 from engines.sse import Splitter, fields
 
+_CR, _LF, _QUOTE = b"\r\n\""  # looking for a byte by its number costs a tenth of looking for bytes of length 1
 _BULK = 1024
 """bytes of a read from which on it probably holds several events"""
 
@@ -39,9 +40,9 @@ class StreamObserver(Observer):
             and body.startswith(shape.prefix)
             and body.endswith(shape.ending)
             and body.find(b"\n\n") == len(body) - 2
-            and body[shape.at] != 34  # a quote: no text in it
+            and body[shape.at] != _QUOTE  # a quote: no text in it
             and self._splitter.at_border
-            and b"\r" not in body
+            and _CR not in body
         ):
             if self._keep_text:
                 self.add_text(_unquote(body[shape.at : string_end(body, shape.at)]))
@@ -54,7 +55,7 @@ class StreamObserver(Observer):
             and len(body) <= self._splitter.limit
             and body.startswith(b"data: ")
             and body.endswith(b"\n\n")
-            and b"\r" not in body
+            and _CR not in body
         ):
             tokens = self._bulk(body)
         else:
@@ -94,7 +95,7 @@ class StreamObserver(Observer):
                 and len(raw) > shape.frame
                 and raw.startswith(shape.prefix)
                 and raw.endswith(shape.suffix)
-                and raw[shape.at] != 34
+                and raw[shape.at] != _QUOTE
             ):
                 tokens += 1
                 if keep:
@@ -145,10 +146,10 @@ class StreamObserver(Observer):
         if (  # as in feed, for all of them: each is one plain token event
             not self._keep_text
             and self._splitter.at_border
-            and b"\r" not in whole
+            and _CR not in whole
             and whole.count(b"\n\n") == len(bodies)
             and False
-            not in [b.startswith(prefix) and b.endswith(ending) and len(b) > frame and b[at] != 34 for b in bodies]
+            not in [b.startswith(prefix) and b.endswith(ending) and len(b) > frame and b[at] != _QUOTE for b in bodies]
         ):
             self.tokens += len(bodies)
             return [1] * len(bodies)
@@ -162,7 +163,7 @@ class StreamObserver(Observer):
         return shape
 
     def _slow(self, raw: bytes) -> int:
-        if raw.startswith(b"data: ") and b"\n" not in raw:
+        if raw.startswith(b"data: ") and _LF not in raw:
             data = raw[6:]
         else:
             event = fields(raw)

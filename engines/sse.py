@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 EVENT_LIMIT = 1 << 20
 """bytes of one event; a longer one is dropped whole and counted, so the buffer stays bounded"""
+_CR, _LF = b"\r\n"  # looking for a byte by its number costs a tenth of looking for bytes of length 1
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -57,7 +58,7 @@ class Splitter:
             # A byte order mark is taken off only where it came in one piece; cut in two it is part of an unknown field.
             self._started = True
             data = data.removeprefix(_BOM)
-        if not self._tail and b"\r" not in data and data.endswith(b"\n\n") and not self._skip_lf:
+        if not self._tail and _CR not in data and data.endswith(b"\n\n") and not self._skip_lf:
             if self._discarding or len(data) > self.limit:
                 return self._general(data)
             events = data[:-2].split(b"\n\n")
@@ -102,7 +103,7 @@ class Splitter:
         if self._skip_lf and data:
             self._skip_lf = False
             data = data.removeprefix(b"\n")
-        if b"\r" in data:
+        if _CR in data:
             self._skip_lf = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return data
@@ -115,7 +116,7 @@ def _tidy(pieces: list[bytes]) -> list[bytes]:
 
 def fields(raw: bytes) -> SseEvent | None:
     """Name and data of one raw event; None where it carries no data (comments, pings without data)."""
-    if raw.startswith(b"data: ") and b"\n" not in raw:
+    if raw.startswith(b"data: ") and _LF not in raw:
         return SseEvent(None, raw[6:])
     event: bytes | None = None
     data: list[bytes] = []

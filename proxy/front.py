@@ -49,6 +49,7 @@ class Front(asyncio.Protocol):
         "paused",
         "relay",
         "send",
+        "write",
     )
 
     def __init__(self, hub: Hub) -> None:
@@ -58,6 +59,8 @@ class Front(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.send: Callable[[bytes], None]
         """write to the client at the end of this turn of the loop"""
+        self.write: Callable[[bytes], None]
+        """write now: only where nothing for this client is kept back"""
         self._tunnel: Tunnel | None = None
         self._closing_ns: int | None = None
         self._paused_ns = 0
@@ -79,6 +82,7 @@ class Front(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.send = partial(self._hub.outbox.put, self._transport)
+        self.write = self._transport.write
         self._idle_ns = self._now_ns()
         hub = self._hub
         hub.fronts.add(self)

@@ -180,10 +180,9 @@ class Relay:
             self._reply = Reply(exchange.head, exchange.usage_spliced is True)
             self._walk(self._reply, data, now)
             return
-        head, at = whole
+        head, body = whole
         first = self._client_head(head, unchunk=False, closes=False)
         self.replied = True
-        body = data[at:]
         self.front.send(first + body)
         exchange.read(now, len(body), body)
         self._complete(head, now, reusable=head.keep_alive)
@@ -204,9 +203,9 @@ class Relay:
         out, payload = reply.walk(data)
         if first is not None:
             self.replied = True
-            self.front.send(first + out)
-        elif out:
-            self.front.send(out)
+            out = first + out
+        if out:
+            self._pass_on(out)
         tokens = exchange.read(now, reply.used, payload)
         if tokens:
             self._hub.page.tokens(tokens)
@@ -218,6 +217,14 @@ class Relay:
         elif exchange.stream:
             self._set_tap(reply)
 
+    def _pass_on(self, data: bytes) -> None:
+        """A stream's bytes go out at once, in order; others with those of this turn."""
+        if self.exchange.stream:
+            self._hub.outbox.send()
+            self.front.write(data)
+        else:
+            self.front.send(data)
+
     def _set_tap(self, reply: Reply) -> None:
         """Let whole chunks pass the short way while the stream is between two of them."""
         connection, special = self.connection, reply.special
@@ -227,7 +234,7 @@ class Relay:
             connection.tap = None
             return
         if self._tap is None:
-            self._tap = Tap(self.front.send, special)
+            self._tap = Tap(self.front.write, special)
         connection.tap = self._tap
 
     def settle_reads(self) -> None:

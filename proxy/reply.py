@@ -20,16 +20,16 @@ _BODILESS = frozenset({*range(100, 200), 204, 304})
 _WORKFLOW, _NODE = WORKFLOW.encode(), NODE.encode()
 
 
-def whole_reply(request: RequestHead, data: bytes) -> tuple[ReplyHead, int] | None:
-    """Head, and where the body starts, of a reply that this read holds from end to end and no byte more; None where
+def whole_reply(request: RequestHead, data: bytes) -> tuple[ReplyHead, bytes] | None:
+    """Head and body of a reply that this read holds from end to end and no byte more; None where
     only a walk can tell. FramingError as from Reply."""
-    at = data.find(_END)
-    if at < 0:
+    raw, end, body = data.partition(_END)
+    if not end:
         return None
-    head = read_reply(data[:at])
-    if head.length != len(data) - at - 4 or head.event_stream or request.method == "HEAD" or head.status in _BODILESS:
+    head = read_reply(raw)
+    if head.length != len(body) or head.event_stream or request.method == "HEAD" or head.status in _BODILESS:
         return None
-    return head, at + 4
+    return head, body
 
 
 class Reply:

@@ -184,7 +184,7 @@ class UsageCut:
         """Release what is known, hold what is not."""
         held = self._held
         text = held[0].payload if len(held) == 1 else b"".join([c.payload for c in held])
-        if b'"usage"' not in text and text.endswith(b"\n\n"):
+        if text.endswith(b"\n\n") and text.rfind(b'"usage"') < 0:
             self._middle, self._before = False, b""
             self._held = []
             return held[0].raw if len(held) == 1 else b"".join([c.raw for c in held])

@@ -24,7 +24,7 @@ _MAYBE_OBJECT = (b"{", b" ", b"\n", b"\r", b"\t")
 def spliced(exchange: Exchange, config: ProxyConfig) -> bytes:
     """The body as it goes on: with include_usage where the client's stream did not ask for it."""
     body, head = exchange.body, exchange.head
-    if b'"stream"' not in body or not config.splice_usage or head.api not in SPLICED_APIS:
+    if body.rfind(b'"stream"') < 0 or not config.splice_usage or head.api not in SPLICED_APIS:
         return body
     exchange.parsed = parse_body(body)
     made = None if head.http10 else splice(body, exchange.parsed)

@@ -76,7 +76,7 @@ class Upstream(asyncio.Protocol):
             tap is not None
             and data.endswith(EVENT_CHUNK_END)
             and data.startswith(SMALL_CHUNKS.get(len(data), NO_CHUNK))
-            and tap.special not in data
+            and data.rfind(tap.special) < 0  # `in` raises and drops an error inside, find prepares a table
         ):
             tap.write(data)
             log = tap.log
