@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from struct import unpack
 from typing import Any
 
 import orjson
@@ -43,12 +44,13 @@ _PLAIN_ROLES = ("user", "system", "developer")
 _ROLE_STARTS = {role: b"\x00" + role.encode() + b"\x01" for role in (*_PLAIN_ROLES, "assistant")}
 """how a message of a plain chat starts in the canonical prompt"""
 _OTHER_PROMPTS = frozenset({"tools", "system", "instructions", "previous_response_id"})
+_LENGTHS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 MAX_MESSAGES = 4096
 Piece = tuple[str, bytes, tuple[str, ...]]
 """role, canonical bytes, tool ids named"""
 MAX_SAMPLING_VALUE = 64
 MAX_MET, MAX_MET_BYTES = 512, 4096
-"""texts of earlier messages whose digests are kept at hand, 2 MB of UTF-8 at most"""
+"""texts of earlier messages whose digests are kept at hand, 4 MB at most (the text and its UTF-8)"""
 
 
 @dataclass(slots=True)
@@ -110,31 +112,36 @@ def _plain_chat(body: dict[str, Any], key: bytes) -> tuple[tuple[dict[str, Any],
         return None
     rows: list[dict[str, Any]] = []
     prompt: list[bytes] = []
-    known = _met(key)
-    last = len(turns) - 1
-    for at, turn in enumerate(turns):
+    known, fresh = _met(key), _keyed(key, 12).copy
+    left = len(turns)
+    for turn in turns:
         if type(turn) is not dict or len(turn) != 2:
             return None
         role, content = turn.get("role"), turn.get("content")
         start = _ROLE_STARTS.get(role) if type(role) is str else None
         if start is None or type(content) is not str:
             return None
-        text = content.encode()
-        value = known.get(content)
-        if value is None:
-            value = digest(text, key)
-            if at != last and len(text) <= MAX_MET_BYTES:
+        left -= 1
+        met = known.get(content)
+        if met is None:
+            text, made = content.encode(), fresh()
+            made.update(text)
+            value = made.hexdigest()
+            if left and len(text) <= MAX_MET_BYTES:
                 if len(known) >= MAX_MET:
                     known.clear()
-                known[content] = value
+                known[content] = (value, text)
+        else:
+            value, text = met
         rows.append({"role": role, "length": len(text), "digest": value})
         prompt += (start, text)
     return tuple(rows), b"".join(prompt)
 
 
 @lru_cache(maxsize=1)
-def _met(key: bytes) -> dict[str, str]:
-    """Digests of texts that came before the last message of a prompt (system prompts, history): they come again."""
+def _met(key: bytes) -> dict[str, tuple[str, bytes]]:
+    """Digests and UTF-8 of texts that came before the last message of a prompt (system prompts, history): they come
+    again."""
     return {}
 
 
@@ -174,12 +181,13 @@ def _is_plain(turn: Any) -> bool:
 
 def block_hashes(prompt: bytes, key: bytes, block_bytes: int) -> tuple[int, ...]:
     """Keyed 63-bit ids of the whole blocks of a canonical prompt: each of everything up to its block's end."""
-    ids: list[int] = []
     so_far = _keyed(key, 8).copy()
-    for at in range(0, len(prompt) - block_bytes + 1, block_bytes):
-        so_far.update(prompt[at : at + block_bytes])
-        ids.append(int.from_bytes(so_far.digest(), "big") >> 1)
-    return tuple(ids)
+    update, digest_so_far = so_far.update, so_far.digest
+    digests: list[bytes] = []
+    for end in range(block_bytes, len(prompt) + 1, block_bytes):
+        update(prompt[end - block_bytes : end])
+        digests.append(digest_so_far())
+    return tuple([number >> 1 for number in unpack(f">{len(digests)}Q", b"".join(digests))])
 
 
 def canonical(pieces: list[Piece]) -> bytes:
@@ -271,12 +279,11 @@ def _content(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _max_tokens(body: dict[str, Any]) -> int | None:
-    value = body.get("max_completion_tokens")
-    if not isinstance(value, int):
-        value = body.get("max_output_tokens")
-        if not isinstance(value, int):
-            value = body.get("max_tokens")
-    return int(value) if isinstance(value, int) else None
+    for name in _LENGTHS:
+        value = body.get(name)
+        if isinstance(value, int):
+            return int(value)
+    return None
 
 
 def _text(value: Any) -> str | None:

@@ -30,10 +30,8 @@ class Named:
     """ids further up in the history"""
 
 
-@dataclass(slots=True)
-class _Maker:
-    node: str
-    workflow: str | None
+Maker = tuple[str, str | None]
+"""node and workflow"""
 
 
 class Lineage:
@@ -41,7 +39,7 @@ class Lineage:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
-        self._makers: dict[str, _Maker] = {}
+        self._makers: dict[str, Maker] = {}
         self._roots: dict[tuple[str | None, str], str] = {}
 
     def place(self, tag: Tag) -> Tag:
@@ -64,15 +62,17 @@ class Lineage:
         out: list[Dep] = []
         for made, kind in wanted:
             maker = self._makers.get(made)
-            if maker is not None and maker.workflow == workflow and maker.node not in known:
-                known.add(maker.node)
-                out.append(Dep(maker.node, kind, provenance="recorded"))
+            if maker is not None and maker[1] == workflow and maker[0] not in known:
+                known.add(maker[0])
+                out.append(Dep(maker[0], kind, provenance="recorded"))
         return tuple(out)
 
     def learn(self, node: str, workflow: str | None, response: str | None, tools: Sequence[str]) -> None:
         """A finished request, by the name that edges to it use."""
-        maker = _Maker(node, workflow)
-        for made in tools if response is None else (response, *tools):
+        maker = (node, workflow)
+        if response is not None:
+            _remember(self._makers, response, maker, self._limit)
+        for made in tools:
             _remember(self._makers, made, maker, self._limit)
 
 
@@ -80,7 +80,8 @@ K = TypeVar("K")
 
 
 def _remember(table: dict[K, V], key: K, value: V, limit: int) -> None:
-    table.pop(key, None)
+    if key in table:
+        del table[key]
     table[key] = value
     if len(table) > limit:
         del table[next(iter(table))]

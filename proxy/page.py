@@ -70,16 +70,16 @@ class Page:
 
     def ended(self, exchange: Exchange, in_flight: int, tokens_in: int) -> None:
         """Count a finished exchange; of calls of a model (not of scrapes) the latencies too, from arrival."""
-        status, slots = self.status, self._slots
+        slots = self._slots
         slots[self._in_flight] = in_flight
         slots[self._done] += 1
         slots[self._tokens_in] += tokens_in
         slots[self._bytes_out] += exchange.bytes_out
         outcome = exchange.outcome
         if outcome == "client_left":
-            status.add("client_left")
-        elif outcome not in ("ok", "rejected"):
-            status.add("errors")
+            self.add("client_left")
+        elif outcome != "ok" and outcome != "rejected":
+            self.add("errors")
         if exchange.head.api is None and exchange.watcher is None:
             return
         whole = exchange.t_end_ns - exchange.t_arrival_ns
@@ -89,8 +89,8 @@ class Page:
         if first is None or last is None:
             return
         slots[self._ttft + bisect_right(_EDGES, first - exchange.t_arrival_ns)] += 1
-        status.add("ttft_sum_ns", first - exchange.t_arrival_ns)
-        status.add("itl_sum_ns", last - first)
+        self.add("ttft_sum_ns", first - exchange.t_arrival_ns)
+        self.add("itl_sum_ns", last - first)
         gap = 0
         started = False
         for dt, tokens in zip(exchange.read_times, exchange.read_tokens, strict=True):
