@@ -59,8 +59,8 @@ def _ms(value: Any) -> int | None:
 
 def _choices(observer: Observer, row: dict[str, Any]) -> list[dict[str, Any]]:
     """What completions and chat share: id, error, usage, metrics; the choices."""
-    if observer.response_id is None:
-        observer.take_id(row.get("id"))
+    if observer.response_id is None and isinstance(row.get("id"), str):
+        observer.response_id = row["id"]
     if "error" in row:
         observer.take_error(row["error"])
     if "usage" in row:
@@ -84,7 +84,7 @@ def _completions(observer: Observer, row: dict[str, Any]) -> int:
 
 
 def _chat(observer: Observer, row: dict[str, Any]) -> int:
-    """/v1/chat/completions, streamed (delta) or not (message). The first, role-only chunk is no token."""
+    """/v1/chat/completions, one event of a stream. The first, role-only chunk is no token."""
     tokens = 0
     for choice in _choices(observer, row):
         part = choice.get("delta") or choice.get("message") or {}
@@ -96,6 +96,17 @@ def _chat(observer: Observer, row: dict[str, Any]) -> int:
             some = bool(some or function.get("arguments") or function.get("name"))
         tokens += some
     return tokens
+
+
+def _chat_body(observer: Observer, row: dict[str, Any]) -> int:
+    """The same of a whole reply, whose token events nobody counts."""
+    for choice in _choices(observer, row):
+        message = choice.get("message") or {}
+        if observer.keeps_text:
+            observer.add_text(message.get("content"))
+        for call in message.get("tool_calls") or ():
+            observer.add_tool(call.get("id"))
+    return 0
 
 
 def _response_object(observer: Observer, response: dict[str, Any]) -> None:
@@ -195,7 +206,7 @@ _STREAMS: dict[str, tuple[Reader, tuple[bytes, ...]]] = {
 }
 _BODIES: dict[str, Reader] = {
     "completions": _completions,
-    "chat": _chat,
+    "chat": _chat_body,
     "responses": _responses_body,
     "messages": _messages_object,
 }

@@ -44,13 +44,13 @@ class StreamObserver(Observer):
             and self._splitter.at_border
             and _CR not in body
         ):
-            if self._keep_text:
+            if self.keeps_text:
                 self.add_text(_unquote(body[shape.at : string_end(body, shape.at)]))
             self.tokens += 1
             return 1
         if (
             len(body) > _BULK
-            and not self._keep_text
+            and not self.keeps_text
             and self._splitter.between
             and len(body) <= self._splitter.limit
             and body.startswith(b"data: ")
@@ -87,7 +87,7 @@ class StreamObserver(Observer):
 
     def _each(self, events: list[bytes]) -> int:
         """Events one by one; the tokens among them."""
-        tokens, keep = 0, self._keep_text
+        tokens, keep = 0, self.keeps_text
         for raw in events:
             shape = self._shape or self._recall(raw)
             if (
@@ -144,7 +144,7 @@ class StreamObserver(Observer):
         whole = b"".join(bodies)
         prefix, ending, frame, at = shape.prefix, shape.ending, shape.frame, shape.at
         if (  # as in feed, for all of them: each is one plain token event
-            not self._keep_text
+            not self.keeps_text
             and self._splitter.at_border
             and _CR not in whole
             and whole.count(b"\n\n") == len(bodies)
@@ -157,7 +157,7 @@ class StreamObserver(Observer):
 
     def _recall(self, raw: bytes) -> Shape | None:
         """The shape of the last stream, its id apart, if this first token event begins like that one's."""
-        shape = self._shape = recalled(self._read, self._keep_text, raw)
+        shape = self._shape = recalled(self._read, self.keeps_text, raw)
         if shape is not None and self.response_id is None:
             self.response_id = shape.identity
         return shape
@@ -182,7 +182,7 @@ class StreamObserver(Observer):
         if self._shape is not None and self.finish_reason is not None:
             learn_last(self._read, self._shape, raw, row)
         if tokens == 1:
-            self._shape = learned(self._read, self._keep_text, self._plain, raw, row) or self._shape
+            self._shape = learned(self._read, self.keeps_text, self._plain, raw, row) or self._shape
         return tokens
 
     def finish(self) -> None:

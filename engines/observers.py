@@ -42,7 +42,7 @@ class Observer:
     """State common to all dialects. `feed` returns the token events completed by this read."""
 
     __slots__ = (
-        "_keep_text", "_text", "_text_bytes", "ended", "error", "finish_reason", "malformed", "metrics", "response_id",
+        "_text", "_text_bytes", "ended", "error", "finish_reason", "keeps_text", "malformed", "metrics", "response_id",
         "tokens", "tool_call_ids", "usage",
     )  # fmt: skip
 
@@ -60,14 +60,14 @@ class Observer:
         """the dialect's own end marker was seen"""
         self.malformed = 0
         """events or bodies that are not what the dialect promises"""
-        self._keep_text = keep_text
+        self.keeps_text = keep_text
         self._text: list[str] = []
         self._text_bytes = 0
 
     @property
     def text(self) -> str | None:
         """Output text so far; None unless it was asked for."""
-        return "".join(self._text) if self._keep_text else None
+        return "".join(self._text) if self.keeps_text else None
 
     def feed(self, body: bytes) -> int:
         """Body bytes of one read; token events completed in it."""
@@ -85,7 +85,7 @@ class Observer:
         """Keep output text if asked; whether there was any."""
         if not isinstance(text, str) or not text:
             return False
-        if self._keep_text and self._text_bytes < TEXT_LIMIT:
+        if self.keeps_text and self._text_bytes < TEXT_LIMIT:
             self._text.append(text)
             self._text_bytes += len(text)
         return True
@@ -117,7 +117,7 @@ class BodyObserver(Observer):
     __slots__ = ("_bytes", "_pieces", "_read")
 
     def __init__(self, read: Reader, *, keep_text: bool = False) -> None:
-        super().__init__(keep_text=keep_text)
+        Observer.__init__(self, keep_text=keep_text)
         self._read = read
         self._pieces: list[bytes] = []
         self._bytes = 0

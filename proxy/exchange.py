@@ -8,7 +8,6 @@ journals, how bytes are relayed.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from typing import Any
 
 from engines.dialects import EngineMetrics, Observer, Usage, observer
@@ -28,12 +27,10 @@ class Exchange:
     __slots__ = (
         "_last_ns",
         "_observer",
-        "_read_bytes",
-        "_read_dt",
-        "_read_tokens",
         "_settled",
         "body",
         "bytes_in",
+        "bytes_out",
         "deadline_ns",
         "edges",
         "error",
@@ -43,6 +40,9 @@ class Exchange:
         "note",
         "outcome",
         "parsed",
+        "read_sizes",
+        "read_times",
+        "read_tokens",
         "reused",
         "status",
         "stream",
@@ -102,13 +102,18 @@ class Exchange:
         self.deadline_ns: int | None = None
         """its own, in place of the configured one"""
         self.bytes_in = 0
+        self.bytes_out = 0
+        """reply body bytes read from the engine so far, framing included"""
         self.tokens = 0
         self._observer: Observer | None = None
         self._settled = False
         self._last_ns = t_arrival_ns
-        self._read_dt: list[int] | array[int] = []
-        self._read_bytes: list[int] | array[int] = []
-        self._read_tokens: list[int] | array[int] = []
+        self.read_times: list[int] | array[int] = []
+        """ns between the reads of the reply, the first since arrival"""
+        self.read_sizes: list[int] | array[int] = []
+        """bytes of each read, framing included"""
+        self.read_tokens: list[int] | array[int] = []
+        """token events of each read"""
 
     def left_queue(self, now_ns: int) -> None:
         """The concurrency limit let it go on."""
@@ -123,7 +128,7 @@ class Exchange:
         self.status = status
         self.stream = event_stream
         if event_stream:  # many reads: 24 bytes each in arrays; a list is quicker for the one or two of other replies
-            self._read_dt, self._read_bytes, self._read_tokens = array("q"), array("l"), array("l")
+            self.read_times, self.read_sizes, self.read_tokens = array("q"), array("l"), array("l")
         if self.watcher is not None:
             self._observer = self.watcher
             return
@@ -136,9 +141,10 @@ class Exchange:
 
     def read(self, now_ns: int, size: int, payload: bytes) -> int:
         """One read of the reply: `size` bytes as they came, `payload` without framing. Token events in it."""
-        self._read_dt.append(now_ns - self._last_ns)
+        self.read_times.append(now_ns - self._last_ns)
         self._last_ns = now_ns
-        self._read_bytes.append(size)
+        self.read_sizes.append(size)
+        self.bytes_out += size
         tokens = 0
         if payload and self._observer is not None:
             tokens = self._observer.feed(payload)
@@ -147,7 +153,7 @@ class Exchange:
                 self.t_last_token_ns = now_ns
                 if self.t_first_token_ns is None:
                     self.t_first_token_ns = now_ns
-        self._read_tokens.append(tokens)
+        self.read_tokens.append(tokens)
         return tokens
 
     def small_chunks(self, log: list[Any]) -> int:
@@ -159,14 +165,15 @@ class Exchange:
             gaps.append(now - last)
             last = now
         self._last_ns = last
-        self._read_dt.extend(gaps)
-        self._read_bytes.extend(sizes)
+        self.read_times.extend(gaps)
+        self.read_sizes.extend(sizes)
+        self.bytes_out += sum(sizes)
         if self._observer is None:
-            self._read_tokens.extend([0] * len(sizes))
+            self.read_tokens.extend([0] * len(sizes))
             return 0
         payloads = [chunk[PAYLOAD_AT[size] : -2] for chunk, size in zip(chunks, sizes, strict=True)]
         counts = self._observer.feed_all(payloads)
-        self._read_tokens.extend(counts)
+        self.read_tokens.extend(counts)
         total = sum(counts)
         if total:
             self.tokens += total
@@ -191,26 +198,6 @@ class Exchange:
     def said_all(self) -> bool:
         """The reply's own end marker ([DONE], message_stop ...) was relayed; SDKs close the connection right then."""
         return self._observer is not None and self.stream and self._observer.ended
-
-    @property
-    def bytes_out(self) -> int:
-        """Reply body bytes read from the engine so far, framing included."""
-        return sum(self._read_bytes)
-
-    @property
-    def read_sizes(self) -> Sequence[int]:
-        """Bytes of each read, framing included."""
-        return self._read_bytes
-
-    @property
-    def read_times(self) -> Sequence[int]:
-        """ns between the reads of the reply, the first since arrival."""
-        return self._read_dt
-
-    @property
-    def read_tokens(self) -> Sequence[int]:
-        """Token events of each read."""
-        return self._read_tokens
 
     def settled(self) -> Observer | None:
         """What was seen of the reply, read to its end; once the exchange has ended."""
@@ -279,9 +266,9 @@ class Exchange:
             "engine_decode_ns": metrics.decode_ns,
             "draft_tokens": metrics.draft_tokens,
             "accepted_tokens": metrics.accepted_tokens,
-            "read_dt_ns": list(self._read_dt),
-            "read_bytes": list(self._read_bytes),
-            "read_tokens": list(self._read_tokens),
+            "read_dt_ns": list(self.read_times),
+            "read_bytes": list(self.read_sizes),
+            "read_tokens": list(self.read_tokens),
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "usage_spliced": self.usage_spliced,

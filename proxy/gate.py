@@ -38,7 +38,7 @@ class Gate(Generic[W]):
     def leave(self) -> list[W]:
         """One inside is done; those who may go in now (already counted inside)."""
         self.inside -= 1
-        return self._admit()
+        return self._admit() if self._queue else []
 
     def withdraw(self, who: W) -> None:
         """One in the queue went away."""

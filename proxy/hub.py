@@ -75,12 +75,13 @@ class Hub:
             Pool(t, connect=connect, now_ns=now_ns, idle_ns=config.upstream_idle_ns, tls=tls if t.tls else None)
             for t in targets
         ]
+        self.single = len(self.pools) == 1
         if config.engine == "parrot":
             self.parrot = Parrot(self, write, tls)
 
     def choose(self) -> Pool:
         """The engine with the fewest requests under way; the first of equals."""
-        return self.pools[0] if len(self.pools) == 1 else min(self.pools, key=lambda pool: pool.busy)
+        return min(self.pools, key=lambda pool: pool.busy)
 
     # ---- after the bytes of this turn of the loop went out
 
@@ -121,10 +122,10 @@ class Hub:
 
     def begun(self) -> None:
         """A request head was accepted."""
-        self.in_flight += 1
-        if self.in_flight == 1:
+        self.in_flight = in_flight = self.in_flight + 1
+        if in_flight == 1:
             self._idle.clear()
-        self.page.begun(self.in_flight)
+        self.page.begun(in_flight)
 
     def admit(self, relay: Relay, now: int) -> bool:
         """Ask the concurrency limit. False when even the queue is full."""
@@ -149,9 +150,9 @@ class Hub:
             free = self.gate.leave()
             if free:
                 self._let_in(free)
+        relay.gated = "full"
         if self.gate.limit is not None:
             self.page.set("queued", self.gate.queued)
-        relay.gated = "full"
 
     def _let_in(self, relays: list[Relay]) -> None:
         now = self.now_ns()

@@ -187,7 +187,7 @@ class KnownHeads:
         self._variety.clear()
 
     def _plan(self, lines: list[bytes], headers: Pairs, lows: list[bytes], head: RequestHead) -> None:
-        """Write down what `head` says of the numbered lines, where all others are varying ones, each of its own name."""
+        """Write down what `head` says of the numbered lines, where all others vary and have a name of their own."""
         fixed = [line in self._numbers for line in lines]
         varying = [low for low, known in zip(lows, fixed[1:], strict=True) if not known]
         taken = {low for low, known in zip(lows, fixed[1:], strict=True) if known and KINDS.get(low) == TAKEN}

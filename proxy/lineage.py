@@ -80,8 +80,7 @@ K = TypeVar("K")
 
 
 def _remember(table: dict[K, V], key: K, value: V, limit: int) -> None:
-    if key in table:
-        del table[key]
+    table.pop(key, None)
     table[key] = value
     if len(table) > limit:
         del table[next(iter(table))]

@@ -101,21 +101,17 @@ class Intake:
                     self._target = data.split(b" ", 2)[1]
                     return
                 left = head.length - len(data) + end
-                if left >= 0:
-                    self._met(head, data[end:], left)
+                if left >= 0:  # no more than its body behind it: llhttp has to see what follows a request
+                    self.head = head
+                    self._left = left
+                    self.complete = not left
+                    if len(data) > end:
+                        self._parts.append(data[end:])
+                        self.size = len(data) - end
                     return
             at = data.find(_END)
             self._raw = data[:at] if at > 0 else None
         self._parse(data)
-
-    def _met(self, head: RequestHead, body: bytes, left: int) -> None:
-        """A head met before, and no more than its body behind it (llhttp has to see what follows a request)."""
-        self.head = head
-        self._left = left
-        self.complete = not left
-        if body:
-            self._parts.append(body)
-            self.size = len(body)
 
     def _more(self, data: bytes) -> None:
         due = self._left

@@ -84,7 +84,7 @@ class Relay:
         if waited:
             self.exchange.left_queue(now)
         hub = self._hub
-        self.pool = pool = hub.choose()
+        self.pool = pool = hub.pools[0] if hub.single else hub.choose()
         pool.busy += 1
         connection = None if self._streamed or self.exchange.fresh else pool.take(now)
         if connection is not None:
@@ -136,11 +136,12 @@ class Relay:
         exchange, pool = self.exchange, connection.pool
         body = self._request
         size = len(body[0]) if len(body) == 1 else sum(map(len, body))
-        line = framing_line(exchange.head, size, self._streamed)
         if len(body) == 1 and size <= MAX_JOINED and not self._streamed:
+            line = b"Content-Length: %d\r\n" % size
             joined = upstream_head(exchange.head, pool.name, pool.target.prefix, line, body[0])
             self._hub.outbox.put(transport, joined)
         else:
+            line = framing_line(exchange.head, size, self._streamed)
             transport.write(upstream_head(exchange.head, pool.name, pool.target.prefix, line))
             for piece in self._framed(body, self._upload_ended):
                 transport.write(piece)
@@ -190,18 +191,14 @@ class Relay:
     def _walk(self, reply: Reply, data: bytes, now: int) -> None:
         if self._tap is not None:
             self.settle_reads()
-        exchange, first = self.exchange, None
+        exchange, first = self.exchange, b""
         if reply.head is None:
             rest = reply.take_head(data)
-            head = reply.head
-            if rest is None or head is None:
+            if rest is None:
                 return
-            data = rest
-            if reply.note is not None:
-                exchange.add_note(reply.note)
-            first = self._client_head(head, unchunk=reply.unchunk, closes=reply.closes)
+            data, first = rest, self._head_of(reply)
         out, payload = reply.walk(data)
-        if first is not None:
+        if first:
             self.replied = True
             out = first + out
         if out:
@@ -244,6 +241,13 @@ class Relay:
             tokens = self.exchange.small_chunks(log)
             if tokens:
                 self._hub.page.tokens(tokens)
+
+    def _head_of(self, reply: Reply) -> bytes:
+        """The head for the client of a reply that comes in several reads."""
+        assert reply.head is not None
+        if reply.note is not None:
+            self.exchange.add_note(reply.note)
+        return self._client_head(reply.head, unchunk=reply.unchunk, closes=reply.closes)
 
     def _client_head(self, head: ReplyHead, *, unchunk: bool, closes: bool) -> bytes:
         """The reply's head for the client, once it is whole. `closes`: only the connection's end ends the body."""
@@ -344,7 +348,8 @@ class Relay:
         self._done = True
         if self.pool is not None:
             self.pool.busy -= 1
-        self.settle_reads()
+        if self._tap is not None:
+            self.settle_reads()
         if self._reply is not None and self._reply.left_in:
             self.exchange.add_note("an event over 256 KB: the usage event was left in the reply")
         self.exchange.end(outcome, now, error)

@@ -11,17 +11,13 @@ from typing import Any
 
 import orjson
 
-from proxy.content import NOTHING_NAMED, RequestFacts
+from proxy.content import NOTHING_NAMED
 from proxy.exchange import NO_FACTS, NO_TAG, Exchange
 
 MAX_SHARED = 512
 _SHARED: dict[tuple[Any, ...], bytes] = {}
+_OF_TAG = ("agent_id", "class_name", "tag_source", "session_id", "parent_agent_id")
 _NAMES = (
-    "agent_id",
-    "class_name",
-    "tag_source",
-    "session_id",
-    "parent_agent_id",
     "method",
     "path",
     "api",
@@ -66,16 +62,13 @@ def line(exchange: Exchange) -> bytes:
         or exchange.t_queue_ns is not None
         or tag.parents
         or exchange.edges
-        or _is_unusual(facts)
+        or facts.content is not None
+        or facts.named is not NOTHING_NAMED
     ):
         return orjson.dumps(exchange.row(), option=orjson.OPT_APPEND_NEWLINE)
-    head, usage, sizes = exchange.head, seen.usage, exchange.read_sizes
+    head, usage = exchange.head, seen.usage
     key = (
-        tag.agent_id,
-        tag.class_name,
-        tag.source,
-        tag.session_id,
-        tag.parent_agent_id,
+        tag[3:],  # agent, class, source, session, parent agent
         head.method,
         head.path,
         head.api,
@@ -107,10 +100,10 @@ def line(exchange: Exchange) -> bytes:
         "completion_tokens": usage.completion_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
         "read_dt_ns": list(exchange.read_times),
-        "read_bytes": list(sizes),
+        "read_bytes": list(exchange.read_sizes),
         "read_tokens": list(exchange.read_tokens),
         "bytes_in": exchange.bytes_in,
-        "bytes_out": sum(sizes),
+        "bytes_out": exchange.bytes_out,
         "sampling": facts.sampling,
         "messages": facts.messages,
         "block_hashes": facts.block_hashes,
@@ -118,14 +111,11 @@ def line(exchange: Exchange) -> bytes:
     return orjson.dumps(own)[:-1] + (_SHARED.get(key) or _share(key))
 
 
-def _is_unusual(facts: RequestFacts) -> bool:
-    return facts.content is not None or facts.named is not NOTHING_NAMED
-
-
 def _share(key: tuple[Any, ...]) -> bytes:
     """The rest of a line, from the comma on."""
     if len(_SHARED) >= MAX_SHARED:
         _SHARED.clear()
-    rest = {**dict(zip(_NAMES, key, strict=True)), **_USUAL}
+    told, *others = key
+    rest = {**dict(zip(_OF_TAG, told, strict=True)), **dict(zip(_NAMES, others, strict=True)), **_USUAL}
     made = _SHARED[key] = b"," + orjson.dumps(rest, option=orjson.OPT_APPEND_NEWLINE)[1:]
     return made

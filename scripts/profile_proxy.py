@@ -78,7 +78,8 @@ def request(number: int, stream: bool) -> bytes:
         "X-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\n"
         "X-Stainless-Runtime-Version: 3.11.7\r\nAuthorization: Bearer sk-test-0123456789abcdef\r\n"
         f"X-Workflow-Id: wf-{number // 8:08d}\r\n"
-        f"traceparent: 00-0af7651916cd43dd8448eb21{number:08d}-b7ad6b7169203331-01\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        f"traceparent: 00-0af7651916cd43dd8448eb21{number:08d}-b7ad6b7169203331-01\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
 
 
@@ -183,7 +184,7 @@ class Harness:
         self.loop.run()
 
     def chunks(self, together: int) -> int:
-        """CHUNKS tokens for each, `together` streams per turn of the loop; CPU ns. The end of the streams is not timed."""
+        """CHUNKS tokens for each, `together` streams per turn of the loop; CPU ns, without the streams' ends."""
         reads = [[token(64 * k + n) for k in range(CLIENTS)] for n in range(CHUNKS)]
         before = time.thread_time_ns()
         upstreams, run = self.upstreams, self.loop.run

@@ -89,3 +89,14 @@ def test_a_compressed_reply_is_not_understood_and_says_so() -> None:
     exchange.end("ok", 6)
     assert "compressed" in exchange.row()["note"]
     assert exchange.row()["completion_tokens"] is None
+
+
+def test_a_reply_is_read_to_its_end_once() -> None:
+    exchange = Exchange(head(), 1, 1)
+    exchange.reply(200, False, False, keep_text=False)
+    exchange.read(5, 10, b'{"id":"r1","choices":[]}')
+    exchange.end("ok", 6)
+    for _ in range(2):
+        seen = exchange.settled()
+        assert seen is not None
+        assert (seen.malformed, seen.ended, seen.response_id) == (0, True, "r1")

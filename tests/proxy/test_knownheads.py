@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.config import ProxyConfig
 from proxy.heads import RequestHead, upstream_head
-from proxy.knownheads import MAX_LINES, VARIETY, KnownHeads
+from proxy.knownheads import MAX_LINES, MAX_RECENT, VARIETY, KnownHeads
 from proxy.reading import Intake
 from proxy.refusal import Refusal
 from tests.proxy.test_heads import SMUGGLING
@@ -256,3 +256,35 @@ def test_a_head_like_the_last_one_is_read_as_by_llhttp(others: list[Any], config
             got, wanted = {"refusal": got["refusal"]}, {"refusal": wanted["refusal"]}
         assert got == wanted
         read(known, [usual], config)
+
+
+def test_clients_of_several_kinds_in_turn_are_all_known() -> None:
+    """More kinds than are tried first, some of them with the same beginning."""
+    known = KnownHeads(CONFIG)
+    kinds = [[b"X-Kind: %d" % k, b"traceparent: 00-%d", b"Content-Length: 2"] for k in range(MAX_RECENT + 2)]
+    kinds += [[b"X-Workflow-Id: %d", b"Content-Length: 2"], [b"X-Workflow-Id: %d", b"Cookie: %d", b"Content-Length: 2"]]
+
+    def of(kind: list[bytes], number: int) -> bytes:
+        return head(*(line % number if b"%" in line else line for line in kind)) + b"{}"
+
+    for number in range(4):
+        for kind in kinds:
+            read(known, [of(kind, number)])
+    for number in range(10, 13):
+        for kind in kinds:
+            data = of(kind, number)
+            made, end = known.read(data) or (None, 0)
+            assert isinstance(made, RequestHead)
+            assert data[end:] == b"{}"
+            assert read(known, [data]) == read(KnownHeads(CONFIG), [data])
+
+
+@pytest.mark.parametrize("config", [CONFIG, KEYED])
+def test_a_value_that_looks_like_a_format_or_an_expression_stays_as_it_is(config: ProxyConfig) -> None:
+    known = KnownHeads(config)
+    own = [b"Authorization: Bearer s3cret" if line.startswith(b"Auth") else line for line in SDK]
+    lines = [b"X-Odd: 100%b %s (.*) \\1", b"traceparent: %d", b"X-Request-Id: [a-z]+", b"Content-Length: 2"]
+    data = head(*lines, base=own) + b"{}"
+    warm(known, data, config=config)
+    assert known.read(data) is not None
+    assert read(known, [data], config) == read(KnownHeads(config), [data], config)
