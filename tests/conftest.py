@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A suite started in the background of a script ignores Ctrl-C, and so would the commands that its tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("joulegraph", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("joulegraph")  # how long an example takes beside other load says nothing about the code

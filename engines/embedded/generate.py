@@ -18,7 +18,8 @@ from engines.embedded.http_in import answer, read_object
 from engines.embedded.options import EngineOptions
 from engines.embedded.pages import Ids
 from engines.embedded.profiles import Profile
-from engines.embedded.shell import Engine, Sink, Ticket
+from engines.embedded.replica import Sink, Ticket
+from engines.embedded.shell import Engine
 from engines.embedded.stream import Collect, Reply, Stream, Wire
 from engines.embedded.tokenizer import Tokenizer
 from engines.embedded.tokens import output_key, plan_output

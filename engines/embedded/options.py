@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from engines.embedded.profiles import Profile, load_profile
+from engines.embedded.recorder import SLOTS
 from engines.embedded.sensors import Mode, SimulatedSensors
-from engines.embedded.shell import SLOTS
 from engines.embedded.types import Limits
 
 

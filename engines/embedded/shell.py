@@ -1,9 +1,6 @@
-"""Runs the pure engine core against a clock: one loop per replica, least-loaded routing, journals, sensors, lag.
+"""Runs the pure engine core against a clock: replicas, least-loaded routing, journals, sensors, lag.
 
-In real time a step takes what the model says plus what Python adds; the next one starts at once and aims at the model's
-own axis, so that small delays do not pile up. Truth is settled with the instants as they really were, and the lag
-behind the model is recorded. In virtual time the lag is 0 by construction.
-May not know: HTTP, JSON, text.
+In virtual time the lag is 0 by construction. May not know: HTTP, JSON, text.
 """
 
 from __future__ import annotations
@@ -11,43 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
 
 from engines.embedded.core import EngineCore
 from engines.embedded.profiles import Profile
-from engines.embedded.recorder import FLUSH_NS, SLOTS, Lag, Recorder
+from engines.embedded.recorder import FLUSH_NS, Recorder
+from engines.embedded.replica import Replica, Sink, Ticket
 from engines.embedded.sensors import SimulatedSensors
-from engines.embedded.sequence import Seq
 from engines.embedded.types import EngineRequest, FinishReason, Limits, RequestStats
 from traces.journal import JournalWriter
 from traces.records import StepRecord
 from traces.seams import NowNs, SleepUntil
 from traces.status import StatusPage
-
-__all__ = ["FORGIVE_NS", "SLOTS", "Counters", "Engine", "Replica", "Sink", "Ticket"]
-
-FORGIVE_NS = 50_000_000
-"""lag past which the model axis is moved to now: an engine that was stopped does not race to catch up"""
-
-
-class Sink(Protocol):
-    """Where one sequence's tokens go."""
-
-    def push(self, token: int) -> None:
-        """A token that is not the last. Called once per token on the hot path."""
-
-    def finish(self, out: list[int], stats: RequestStats, reason: FinishReason) -> None:
-        """The end: all planned tokens (the first stats.output_tokens were given), counts and instants."""
-
-
-class Ticket:
-    """One sequence in the engine."""
-
-    __slots__ = ("replica", "request_id", "sink", "streams", "wire_id")
-
-    def __init__(self, replica: Replica, request_id: str, wire_id: str, sink: Sink, streams: bool) -> None:
-        self.replica, self.request_id, self.wire_id = replica, request_id, wire_id
-        self.sink, self.streams = sink, streams
 
 
 class Counters:
@@ -59,83 +30,6 @@ class Counters:
         self.cached_tokens = 0
         self.generation_tokens = 0
         self.steps = 0
-
-
-class Replica:
-    """One core and the loop that steps it."""
-
-    def __init__(self, engine: Engine, core: EngineCore) -> None:
-        self.engine, self.core = engine, core
-        self.tickets: dict[str, Ticket] = {}
-        self.lag = Lag()
-        self.in_step = False
-        self.leaving: list[Ticket] = []
-        """aborted while in the step in flight: their truth is final when it ends"""
-        self._work = asyncio.Event()
-        self._model_ns = 0
-
-    @property
-    def load(self) -> int:
-        """Sequences in this replica."""
-        return len(self.tickets)
-
-    def wake(self) -> None:
-        """There may be something to do."""
-        self._work.set()
-
-    async def run(self) -> None:
-        """Step as long as there is work, wait otherwise; until cancelled."""
-        engine, core = self.engine, self.core
-        now_ns, sleep_until = engine.now_ns, engine.sleep_until
-        while True:
-            now = now_ns()
-            step = core.schedule(now)
-            if step is None:
-                self._work.clear()
-                await self._work.wait()
-                self._model_ns = now_ns()
-                continue
-            if now - self._model_ns > FORGIVE_NS:
-                self._model_ns = now
-            due = self._model_ns = self._model_ns + step.duration_ns
-            self.in_step = True
-            try:
-                if due > now:
-                    await sleep_until(due)
-                else:  # behind: still let the sockets be served
-                    await asyncio.sleep(0)
-                self.lag.add(now_ns() - due)
-            finally:  # a step cut short by the engine's end is settled too
-                self.in_step = False
-                self._deliver(step, now, max(now + 1, now_ns()))
-
-    def _deliver(self, step: Any, start_ns: int, end_ns: int) -> None:
-        core, tickets = self.core, self.tickets
-        emission = core.advance(step, start_ns, end_ns)
-        ended = [(tickets.get(seq.request_id), seq, reason) for seq, reason in emission.finished]
-        index = emission.step_index
-        for ticket, seq, _ in ended:
-            if ticket is not None and ticket.streams:
-                _push(ticket, seq, seq.given(index)[:-1])  # the last is the sink's to say
-                ticket.streams = False
-        for seq in emission.members:
-            ticket = tickets.get(seq.request_id)
-            if ticket is not None and ticket.streams:
-                if seq.pace == 1:
-                    ticket.sink.push(seq.out[index - seq.emit_offset])
-                else:
-                    _push(ticket, seq, seq.given(index))
-        for seq, at in emission.first:
-            ticket = tickets.get(seq.request_id)
-            if ticket is not None and ticket.streams:
-                ticket.sink.push(seq.out[at])
-        for ticket, seq, reason in ended:
-            if ticket is not None:
-                self.engine.settle(ticket, seq.out, reason)
-        for ticket in self.leaving:
-            self.engine.left(ticket)
-        self.leaving.clear()
-        self.engine.stepped(core.step_record(end_ns), len(emission))
 
 
 class Engine:
@@ -305,12 +199,6 @@ class Engine:
     def _flush(self, now: int) -> None:
         self._flushed_ns = now
         self._recorder.flush(now, [r.lag for r in self.replicas])
-
-
-def _push(ticket: Ticket, seq: Seq, which: range) -> None:
-    """Several tokens of one step: accepted drafts among them."""
-    for at in which:
-        ticket.sink.push(seq.out[at])
 
 
 def _ignore(_: object) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from engines.embedded.process import EngineConfig, engine_process
+from engines.embedded.replica import FORGIVE_NS
 from engines.embedded.server import EngineOptions
-from engines.embedded.shell import FORGIVE_NS
 from engines.embedded.types import Limits
 from traces.child import spawn
 from traces.journal import JournalReader
