@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from engines import dialects
-from engines.http1 import Connection
 from engines.pool import Pool
 from loadgen.agenda import Agenda
 from loadgen.arrivals import arrival_ns
@@ -21,6 +20,7 @@ from loadgen.bodies import Bodies, Output
 from loadgen.client import Exchange, Row, chosen, unsent
 from loadgen.heads import Heads, wire_id
 from loadgen.options import ReplayOptions
+from loadgen.outbox import Outbox
 from loadgen.run import Run, goes_on
 from loadgen.tally import Tally
 from loadgen.target import Target
@@ -58,6 +58,7 @@ class Shell:
         self._bodies = Bodies(target, options.manifest, options.salt, options.outputs)
         self._heads = Heads(target)
         self._agenda = Agenda(now_ns, sleep_until, self._spawn, self._woke)
+        self._outbox = Outbox(pool, now_ns, tally, spawn=self._spawn, flush=self._flush, sent=self._sent)
         self._runs: dict[Run, None] = {}
         self._in_flight: dict[Exchange, None] = {}
         """in order of sending"""
@@ -66,7 +67,6 @@ class Shell:
         self._exhausted = False
         self._t0_ns = 0
         self._loop = asyncio.get_running_loop()
-        self._fresh_writes: list[Connection] = []
         self._over = self._loop.create_future()
 
     async def run(self, source: Iterator[Workflow], t0_ns: int, stop: asyncio.Event) -> None:
@@ -101,6 +101,15 @@ class Shell:
 
     def _woke(self, due_ns: int, now_ns: int) -> None:
         self.tally.woke(now_ns - due_ns)
+        self._pump()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write what waits in the outbox; what a sending released comes due."""
+        try:
+            self._outbox.send()
+        except Exception as error:  # noqa: BLE001
+            self._give_up(error)
         self._pump()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -218,11 +227,7 @@ class Shell:
         exchange = Exchange(self, run, node, due_ns, wire, body, observer, attempt)
         data = self._heads.request(body, node, run.class_name, wire)
         self._in_flight[exchange] = None
-        connection = self._pool.take()
-        if connection is None:
-            self._spawn(self._connect_and_send(exchange, data))
-        else:
-            self._put_on_wire(exchange, connection, data)
+        self._outbox.put(exchange, data)
 
     def _again(self, run: Run, node: Node, due_ns: int, attempt: int, _: int) -> None:
         """A repetition comes up."""
@@ -231,28 +236,8 @@ class Shell:
         else:
             self._send(run, node, due_ns, attempt)
 
-    async def _connect_and_send(self, exchange: Exchange, data: bytes) -> None:
-        try:
-            connection = await self._pool.acquire()
-        except OSError as error:
-            exchange.finish("unreachable", str(error), self._now_ns())
-            return
-        if exchange.outcome is not None:  # timed out or stopped meanwhile
-            connection.close()
-            return
-        self._put_on_wire(exchange, connection, data)
-        self._pump()
-
-    def _put_on_wire(self, exchange: Exchange, connection: Connection, data: bytes) -> None:
-        exchange.connection = connection
-        exchange.reused = connection.reused
-        connection.send(data, exchange)
-        now = exchange.sent_ns = exchange.last_read_ns = self._now_ns()
-        self.tally.sent(now - exchange.due_ns)
-        if not connection.taken:
-            if not self._fresh_writes:
-                self._loop.call_soon(self._check_writes)
-            self._fresh_writes.append(connection)
+    def _sent(self, exchange: Exchange, now: int) -> None:
+        """It was written."""
         run = exchange.run
         if run.walk.awaited:
             self._release(run, run.walk.reach(exchange.node.request_id, "start", now))
@@ -261,13 +246,6 @@ class Shell:
 
     def _cancel(self, exchange: Exchange, _: int) -> None:
         exchange.give_up("cancelled", "cancelled on purpose", self._now_ns())
-
-    def _check_writes(self) -> None:
-        """One turn of the loop after a send through a transport (uvloop writes at the end of a turn): is it out?"""
-        writes, self._fresh_writes = self._fresh_writes, []
-        queued = sum([c.write_buffer_size > 0 for c in writes])
-        if queued:
-            self.tally.queued(queued)
 
     # ------------------------------------------------------------------ what exchanges tell
 
