@@ -2,77 +2,67 @@
 
 Layout (all but requests optional; what is missing is said): requests.jsonl[.gz], power.csv[.gz] (t0_ns, t1_ns,
 energy_mj, instant_mw, average_mw, hbm_average_mw), ring20ms.csv[.gz] with sampler.json (anchors_monotonic_wall_ns),
-steps.jsonl[.gz], phases.json. Reads of a stream are client stamps. May not know: attribution.
+steps.jsonl[.gz], phases.json, engines.json (which engine's requests which GPUs served). A column `gpu` in the CSV files
+tells several GPUs apart. Reads of a stream are client stamps. May not know: attribution.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 from collections.abc import Iterator
 from dataclasses import asdict
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import orjson
 
+from energy.foreign_power import find, opened, write_power
+from energy.groups import groups_of
 from traces.errors import UserError
-from traces.records import PowerSample, RequestRecord, SensorInfo, StepRecord
+from traces.records import RequestRecord, StepRecord
 from traces.rundir import RunDir
 from traces.speculation import speculated
 
-COUNTER = SensorInfo("nvml0.energy", "gpu", "gpu0", "counter", "uJ", 100_000_000, 1000, limits="updates every 100 ms")
-INSTANT = SensorInfo(
-    "nvml0.power", "gpu", "gpu0", "gauge", "mW", 100_000_000, 1, limits="a 25 ms window of each 100 ms; shape only"
-)
-AVERAGE = SensorInfo("nvml0.average", "gpu", "gpu0", "gauge", "mW", 100_000_000, 1, limits="1 s average; never a phase")
-HBM = SensorInfo(
-    "nvml0.hbm", "hbm", "gpu0", "gauge", "mW", 100_000_000, 1, scope="memory", limits="1 s average of the memory scope"
-)
-RING = SensorInfo("nvml0.ring", "gpu", "gpu0", "gauge", "mW", 20_000_000, 1, limits="the driver's 20 ms samples")
-_POWER = {
-    "energy_mj": (COUNTER, 1000),
-    "instant_mw": (INSTANT, 1),
-    "average_mw": (AVERAGE, 1),
-    "hbm_average_mw": (HBM, 1),
-}
+ENGINES = "engines.json"
 
 
 def import_run(source: Path, out: Path) -> dict[str, Any]:
     """Write a run directory from a recording. Returns counts and what was missing. UserError where requests lack."""
-    requests = _find(source, "requests.jsonl")
+    requests = find(source, "requests.jsonl")
     if requests is None:
         raise UserError(
             f"{source}: no requests.jsonl or requests.jsonl.gz; a recording needs at least the request timings"
         )
     run = RunDir.create(out)
-    missing = [n for n in ("power.csv", "ring20ms.csv", "steps.jsonl", "phases.json") if _find(source, n) is None]
+    missing = [n for n in ("power.csv", "ring20ms.csv", "steps.jsonl", "phases.json") if find(source, n) is None]
     done: dict[str, Any] = {"requests": _requests(run, requests)}
-    phases = _find(source, "phases.json")
+    phases = find(source, "phases.json")
     done["phases"] = _phases(run, phases, requests) if phases else 0
-    done |= _power(run, source)
-    steps = _find(source, "steps.jsonl")
+    done |= write_power(run, source)
+    steps = find(source, "steps.jsonl")
     done["steps"] = _steps(run, steps) if steps else 0
-    run.write_info({"state": "complete", "source": f"imported from {source.name}", "missing": missing, **done})
+    about: dict[str, Any] = {"state": "complete", "source": f"imported from {source.name}", "missing": missing, **done}
+    if (source / ENGINES).is_file():
+        about["engines"] = _engines(source / ENGINES)
+    run.write_info(about)
     return {"run": str(out), "missing": missing, **done}
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    return None
-
-
-def _open(path: Path) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+def _engines(path: Path) -> list[dict[str, Any]]:
+    """`engines` as run.json has them, checked."""
+    try:
+        document = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); fix or remove the file") from error
+    said = document.get("engines") if isinstance(document, dict) else document
+    if not groups_of(said, str(path)) or said is None:
+        raise UserError(f"{path}: names no engine; docs/attribution.md has its layout")
+    return list(said)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of JSON lines. A last line cut short is left out (a writer was killed); any other damage is an error."""
-    with _open(path) as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
@@ -85,14 +75,6 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise UserError(f"{path}: line {number}: not an object; docs/attribution.md has the layout")
             yield row
-
-
-def _whole(text: str) -> int:
-    """A whole number, also where a tool wrote it as 12.0 or 1.2e6."""
-    try:
-        return int(text)
-    except ValueError:
-        return int(Decimal(text))
 
 
 def _requests(run: RunDir, path: Path) -> int:
@@ -142,6 +124,7 @@ def _request(row: dict[str, Any]) -> RequestRecord:
         t_last_token_ns=last,
         status=row.get("status"),
         error=row.get("error"),
+        upstream=row.get("engine"),
         stream=True,
         prompt_tokens=usage.get("prompt_tokens", row.get("n_in")),
         cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
@@ -186,64 +169,6 @@ def _phases(run: RunDir, path: Path, requests: Path) -> int:
     return len(phases)
 
 
-def _power(run: RunDir, source: Path) -> dict[str, int]:
-    power = _find(source, "power.csv")
-    if power is None:
-        return {"samples": 0, "ring": 0}
-    writer = run.writer("power", "imported", mono_ns=0, wall_ns=0)
-    try:
-        done = {"samples": _samples(writer, power), "ring": 0}
-        ring, sampler = _find(source, "ring20ms.csv"), _find(source, "sampler.json")
-        if ring is not None and sampler is not None:
-            done["ring"] = _ring(writer, ring, orjson.loads(sampler.read_bytes()))
-    finally:
-        writer.close()
-    return done
-
-
-def _samples(writer: Any, path: Path) -> int:
-    count = 0
-    with _open(path) as file:
-        reader = csv.DictReader(file)
-        there = set(reader.fieldnames or ())
-        columns = [c for c in _POWER if c in there]
-        if "t0_ns" not in there or not there & {"energy_mj", "instant_mw", "average_mw"}:
-            raise UserError(
-                f"{path}: needs t0_ns and one of energy_mj, instant_mw, average_mw in its head line, found"
-                f" {', '.join(reader.fieldnames or ()) or 'nothing'}"
-            )
-        for name in columns:
-            writer.write(_POWER[name][0])
-        for number, row in enumerate(reader, 2):
-            try:
-                t0 = _whole(row["t0_ns"])
-                t1 = _whole(row["t1_ns"]) if row.get("t1_ns") else t0
-                for name in columns:
-                    info, factor = _POWER[name]
-                    value = round(Decimal(row[name]) * factor) if row[name] else None
-                    writer.write(PowerSample(info.source, t0, t1, value, None if value is not None else "empty"))
-            except (ValueError, TypeError, InvalidOperation) as error:
-                raise UserError(f"{path}: line {number}: not a number in {row}; fix or remove the line") from error
-            count += 1
-    return count
-
-
-def _ring(writer: Any, path: Path, sampler: dict[str, Any]) -> int:
-    """The driver's wall-stamped ring on the monotonic axis, through the anchors recorded beside it."""
-    anchors = sampler.get("anchors_monotonic_wall_ns") or []
-    if not anchors:
-        return 0
-    mono, wall = np.array(anchors, np.float64).T - np.array(anchors[0], np.float64)[:, None]
-    writer.write(RING)
-    count = 0
-    with _open(path) as file:
-        for row in csv.DictReader(file):
-            t = int(np.interp(int(row["wall_us"]) * 1000 - anchors[0][1], wall, mono)) + anchors[0][0]
-            writer.write(PowerSample(RING.source, t, t, int(row["power_mw"])))
-            count += 1
-    return count
-
-
 def _steps(run: RunDir, path: Path) -> int:
     """The iteration stream of a stat-logger plugin (num_ctx_*, num_generation_*)."""
     writer = run.writer("engine", None, mono_ns=0, wall_ns=0)
@@ -256,7 +181,7 @@ def _steps(run: RunDir, path: Path) -> int:
             record = StepRecord(
                 int(row["t_ns"]), row.get("run", 0), row.get("wait", 0), row.get("kv", 0.0), it["num_ctx_requests"],
                 it["num_ctx_tokens"], it["num_generation_requests"], it["num_generation_tokens"], row.get("prompt", 0),
-                row.get("cached", 0), row.get("preempted") or 0,
+                row.get("cached", 0), row.get("preempted") or 0, row.get("engine") or 0,
             )  # fmt: skip
             said = asdict(record)
             if row.get("preempted") is None:

@@ -39,11 +39,16 @@ class Ledger:
 
 
 def settle(
-    rows: Shares, blocks: Blocks, split: Split, unmeasured: Mask | None = None, outside: Floats | None = None
+    rows: Shares,
+    blocks: Blocks,
+    split: Split,
+    unmeasured: Mask | None = None,
+    outside: Floats | None = None,
+    theirs: Ints | None = None,
 ) -> Ledger:
     """Scale the split to each block's counter delta and round by largest remainder. A block in `unmeasured` goes there
     whole; `outside` is the share of each block's energy above idle that others drew (foreign); a block in which nothing
-    is modelled goes to idle."""
+    is modelled goes to idle. theirs: uJ of each block beyond blocks.uj, on slices that are not ours: unmeasured."""
     n = len(blocks)
     hidden = np.zeros(n, bool) if unmeasured is None else unmeasured
     others = np.zeros(n) if outside is None else outside
@@ -64,7 +69,9 @@ def settle(
     own = np.floor(active * np.clip(own_share, 0, 1)).astype(np.int64)
     attributed = np.zeros(n, np.int64)
     np.add.at(attributed, rows.block, active)
-    return Ledger(active, own, blocks.uj, attributed, idle, tail, foreign, np.where(hidden, blocks.uj, 0), ratio)
+    apart = np.zeros(n, np.int64) if theirs is None else theirs
+    unknown = np.where(hidden, blocks.uj, 0) + apart
+    return Ledger(active, own, blocks.uj + apart, attributed, idle, tail, foreign, unknown, ratio)
 
 
 BOOK = ("measured_uj", "attributed_uj", "idle_uj", "tail_uj", "foreign_uj", "unmeasured_uj")

@@ -84,20 +84,23 @@ def width_of(work: Windows) -> int:
     return 1 + (int(np.ceil(np.max(work.drafted / turns))) if len(work) else 0)
 
 
-def victims(requests: RequestTable, work: Windows) -> dict[str, Any]:
-    """{requests, recomputed_tokens, longest first: [{request_id, t_ns, recomputed_tokens}] of up to MOST_LISTED}."""
-    again = work.again
-    order = np.argsort(-again.tokens, kind="stable")[:MOST_LISTED]
-    listed = [
-        {
-            "request_id": requests.ids[int(work.row[again.window[k]])],
-            "t_ns": work.origin_ns + round(float(again.stall[k]) * 1e9),
-            "recomputed_tokens": round(float(again.tokens[k])),
-        }
-        for k in order.tolist()
+def victims(requests: RequestTable, works: list[Windows]) -> dict[str, Any]:
+    """{requests, recomputed_tokens, listed: [{request_id, t_ns, recomputed_tokens}] of up to MOST_LISTED, most first},
+    over the engines of a run."""
+    found = [
+        (float(w.again.tokens[k]), int(w.row[w.again.window[k]]), w.origin_ns + round(float(w.again.stall[k]) * 1e9))
+        for w in works
+        for k in range(len(w.again))
     ]
-    found = len(np.unique(again.window))
-    return {"requests": found, "recomputed_tokens": round(float(again.tokens.sum())), "listed": listed}
+    found.sort(key=lambda f: (-f[0], f[2]))
+    return {
+        "requests": len({row for _, row, _ in found}),
+        "recomputed_tokens": round(sum(tokens for tokens, _, _ in found)),
+        "listed": [
+            {"request_id": requests.ids[row], "t_ns": t_ns, "recomputed_tokens": round(tokens)}
+            for tokens, row, t_ns in found[:MOST_LISTED]
+        ],
+    }
 
 
 def _by_steps(found: Stalls, work: Windows, steps: StepTable) -> Again:

@@ -100,6 +100,17 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """One engine: the address that its requests were sent to, its devices, its index in the iteration stream (None: not
+    said), and the share of its devices that is its own (MIG slices; None: all of them)."""
+
+    upstream: str
+    devices: tuple[str, ...]
+    engine: int | None = None
+    mig_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunData:
     """A run as loaded. notes: what was missing or damaged, one sentence each."""
 
@@ -113,6 +124,8 @@ class RunData:
     """pid -> engine | proxy | client | ..., from run.json"""
     preempted: int | None = None
     """times the engine took a running sequence's blocks away, None where it does not say"""
+    groups: list[Group] = field(default_factory=list)
+    """the engines that run.json names with their devices"""
 
 
 def known(column: Ints) -> Mask:

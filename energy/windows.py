@@ -62,9 +62,10 @@ class Windows:
         return len(self.row)
 
 
-def windows(requests: RequestTable, level: str) -> Windows:
-    """Scheduled windows of every served request."""
+def windows(requests: RequestTable, level: str, rows: Mask | None = None) -> Windows:
+    """Scheduled windows of every served request; rows: of these alone (one engine's)."""
     served = known(requests.sent_ns) & known(requests.end_ns)
+    served &= True if rows is None else rows
     bad = [i for i, n in enumerate(requests.outcome.names) if n in NOT_SERVED]
     served &= ~np.isin(requests.outcome.codes, bad)
     row = np.flatnonzero(served)

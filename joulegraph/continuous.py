@@ -32,7 +32,7 @@ RENEW_NS, RETRY_NS = 300_000_000_000, 15_000_000_000
 MAX_WORKFLOWS = 10_000
 if TYPE_CHECKING:
     from energy.align import Lag
-    from energy.attribute import Device
+    from energy.device import Device
 
 _TIME = {"requests": "t_end_ns", "dispatch": "t_end_ns", "power": "t0_ns"}
 _POINTS = ("process", "reset", "gap")

@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from energy.curve import Curve, curve_of
-from energy.foreign import AVERAGE, COUNTER, INSTANT, RING
+from energy.foreign_power import AVERAGE, COUNTER, INSTANT, RING
 from energy.probe import on_time
 from energy.tables import Floats, Ints, Series
 

@@ -229,7 +229,7 @@ def _power(run: RunDir, notes: list[str]) -> tuple[list[dict[str, Any]], dict[st
     from dataclasses import asdict
 
     from energy.curve import choose, curves_of
-    from energy.load import load_power
+    from energy.sensed import load_power
 
     if not run.journals("power"):
         notes.append("no power journal: no power was measured")

@@ -11,7 +11,8 @@ import pytest
 
 from energy.attribute import attribute
 from energy.curve import Curve, curve_of
-from energy.foreign import COUNTER, import_run
+from energy.foreign import import_run
+from energy.foreign_power import COUNTER
 from energy.load import load_run
 from energy.tables import Series
 from traces.errors import UserError

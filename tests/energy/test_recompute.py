@@ -68,7 +68,7 @@ def test_victims_are_those_that_missed_the_step_that_preempted(lost: dict[int, t
     requests, steps = stream(lost)
     work, _ = found(requests, steps, sum(1 for _ in lost))
     assert sorted({int(w) for w in work.again.window}) == sorted(lost)
-    said = victims(requests, work)
+    said = victims(requests, [work])
     assert said["requests"] == len(lost)
     for row in said["listed"]:
         i = int(row["request_id"][1:])

@@ -110,7 +110,7 @@ def test_one_second_average_is_wrong_on_square_waves(data: Path) -> None:
     import csv
 
     from energy.curve import Curve, curve_of
-    from energy.foreign import AVERAGE, COUNTER
+    from energy.foreign_power import AVERAGE, COUNTER
     from energy.tables import Series
 
     with (data / "power" / "h100-square-wave.csv").open() as file:
