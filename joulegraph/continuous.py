@@ -28,6 +28,8 @@ from traces.rundir import RunDir
 
 WINDOW_NS = 60_000_000_000
 EVERY_S = 0.5
+LEAST_NS, MANY = 10_000_000_000, 1_000
+"""the window is cut down to so many requests, but not below this: a step's work then hardly grows with the rate"""
 RENEW_NS, RETRY_NS = 300_000_000_000, 15_000_000_000
 MAX_WORKFLOWS = 10_000
 if TYPE_CHECKING:
@@ -89,6 +91,13 @@ class Window:
                 self.timed.append((t_ns, line))
                 latest = t_ns if latest is None else max(latest, t_ns)
         return latest
+
+    def begin(self, now_ns: int, window_ns: int) -> int:
+        """Where a window that ends now begins: so long, or shorter where it would hold too many rows."""
+        begin = now_ns - window_ns
+        if len(self.timed) > MANY:
+            begin = max(begin, min(self.timed[-MANY][0], now_ns - LEAST_NS))
+        return begin
 
     def drop_before(self, t_ns: int) -> None:
         """Forget what has left the window (rows are nearly in order of time; stragglers go a look later)."""
@@ -196,7 +205,9 @@ class Continuous:
         """Look, attribute, replace live.json; None while there is nothing to attribute."""
         for window in self.windows:
             window.look(self.run)
-            window.drop_before(now_ns - self.window_ns)
+        begin = max(w.begin(now_ns, self.window_ns) for w in self.windows if w.kind != "power")
+        for window in self.windows:
+            window.drop_before(begin)
             window.write(self.scratch / f"{window.kind}.jsonl")
         if not self.windows[2].timed or not (self.windows[0].timed or self.windows[1].timed):
             return None
@@ -205,7 +216,7 @@ class Continuous:
         except UserError as error:
             state = {"t_ns": now_ns, "why": str(error)}
         else:
-            state = {"t_ns": now_ns, "window_ns": self.window_ns, **self.books.take(figures)}
+            state = {"t_ns": now_ns, "window_ns": now_ns - begin, **self.books.take(figures)}
         self.run.write_json("live.json", state)
         return state
 

@@ -55,6 +55,8 @@ class Control:
     set_limit: Callable[[int | None], None]
     traffic: Traffic = field(default_factory=Traffic)
     _tails: dict[Any, Tail] = field(default_factory=dict)
+    _live_seen: tuple[int, int] | None = None
+    _live_state: dict[str, Any] = field(default_factory=dict)
 
     def app(self) -> web.Application:
         """The aiohttp application."""
@@ -74,18 +76,18 @@ class Control:
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text format."""
-        return web.Response(text=prometheus(self.pages, self._live()), content_type="text/plain")
+        return web.Response(text=prometheus(self.pages, self.live()), content_type="text/plain")
 
     async def workflows(self, _: web.Request) -> web.Response:
         """Recent workflows, the latest active first."""
         self.look()
-        return _json(self.traffic.overview(self._live().get("workflows", {})))
+        return _json(self.traffic.overview(self.live().get("workflows", {})))
 
     async def workflow(self, request: web.Request) -> web.Response:
         """One workflow as a graph with timings and joules."""
         self.look()
         name = request.match_info["id"]
-        found = self.traffic.detail(name, self._live().get("workflows", {}))
+        found = self.traffic.detail(name, self.live().get("workflows", {}))
         return _json(found) if found is not None else _json({"error": "no such workflow among the recent ones"}, 404)
 
     async def limit(self, request: web.Request) -> web.Response:
@@ -109,13 +111,18 @@ class Control:
                 if "outcome" in row:
                     self.traffic.take(row)
 
-    def _live(self) -> dict[str, Any]:
-        """live.json of continuous attribution; empty without it."""
+    def live(self) -> dict[str, Any]:
+        """live.json of continuous attribution, parsed when it was replaced; empty without it."""
+        path = self.run.file("live.json")
         try:
-            state = orjson.loads(self.run.file("live.json").read_bytes())
+            found = path.stat()
+            seen = (found.st_ino, found.st_mtime_ns)
+            if seen != self._live_seen:
+                state = orjson.loads(path.read_bytes())
+                self._live_seen, self._live_state = seen, state if isinstance(state, dict) else {}
         except (OSError, orjson.JSONDecodeError):
             return {}
-        return state if isinstance(state, dict) else {}
+        return self._live_state
 
 
 def prometheus(pages: Sequence[StatusReader], live: dict[str, Any]) -> str:

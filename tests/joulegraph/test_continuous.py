@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energy.align import ASSUMED, Lag
-from joulegraph.continuous import RENEW_NS, RETRY_NS, Books, LiveLags, Tail, Window, class_joules
+from joulegraph.continuous import LEAST_NS, MANY, RENEW_NS, RETRY_NS, Books, LiveLags, Tail, Window, class_joules
 from traces.rundir import RunDir
 
 
@@ -130,3 +130,16 @@ def test_a_window_keeps_what_splits_cpu_joules(tmp_path: Path) -> None:
     window.write(tmp_path / "out.jsonl")
     left = [orjson.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
     assert left == [rows[0], rows[2], rows[5]]
+
+
+@given(per_s=st.integers(1, 400), window_s=st.integers(10, 60))
+def test_a_window_holds_a_bounded_number_of_requests_but_never_too_short_a_time(per_s: int, window_s: int) -> None:
+    window, now = Window("requests"), 100 * 1_000_000_000
+    for k in range(per_s * 90):
+        window.timed.append((10_000_000_000 + k * 1_000_000_000 // per_s, b""))
+    begin = window.begin(now, window_s * 1_000_000_000)
+    assert now - window_s * 1_000_000_000 <= begin <= now - LEAST_NS
+    window.drop_before(begin)
+    assert len(window.timed) <= max(MANY, per_s * 10) + 1
+    if per_s * window_s <= MANY:
+        assert begin == now - window_s * 1_000_000_000

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from joulegraph.commands.proxy import control_port
-from joulegraph.control import prometheus
+from joulegraph.control import Control, prometheus
 from joulegraph.proxying import split_limit
 from joulegraph.traffic import Traffic
 from proxy.page import slot_names
@@ -283,3 +283,14 @@ def test_joules_appear_beside_the_traffic(tmp_path: Path) -> None:
         code = ends(child)[0]
         engine.communicate(timeout=20)
     assert code == 0
+
+
+def test_joules_are_parsed_once_per_look_and_anew_when_replaced(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    control = Control(run, [], lambda: True, lambda _: None)
+    assert control.live() == {}
+    run.write_json("live.json", {"workflows": {"w": {"active_uj": 1}}})
+    first = control.live()
+    assert first["workflows"]["w"]["active_uj"] == 1 and control.live() is first
+    run.write_json("live.json", {"workflows": {"w": {"active_uj": 2}}})
+    assert control.live()["workflows"]["w"]["active_uj"] == 2
