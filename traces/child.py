@@ -7,10 +7,13 @@ turned, and exits. `target` must be a module-level function `target(lifeline, *a
 from __future__ import annotations
 
 import multiprocessing
+import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from multiprocessing.reduction import ForkingPickler
 from threading import Event, Thread
 from typing import Any
 
@@ -36,10 +39,41 @@ def spawn(target: Callable[..., None], *args: Any, name: str) -> Child:
     """Start `target(lifeline, *args)` in a fresh interpreter."""
     context = multiprocessing.get_context("spawn")
     child_end, parent_end = context.Pipe(duplex=True)
-    process = context.Process(target=target, args=(child_end, *args), name=name, daemon=False)
+    process = context.Process(target=_begin, args=(child_end, _Work(target, args)), name=name, daemon=False)
     process.start()
     child_end.close()
     return Child(process, parent_end)
+
+
+class _Work:
+    """What a child is to do, unpickled (which imports it) only when the child already watches its parent."""
+
+    def __init__(self, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+        self.work: tuple[Callable[..., None], tuple[Any, ...]] | bytes = (target, args)
+
+    def __getstate__(self) -> bytes:
+        return bytes(ForkingPickler.dumps(self.work))
+
+    def __setstate__(self, state: bytes) -> None:
+        self.work = state
+
+
+def _begin(lifeline: Connection, packed: _Work) -> None:
+    """First in every child: from here on a parent that dies ends it, also in the seconds that imports may take."""
+    begun = Event()
+    Thread(target=_leave_unbegun, args=(begun,), name="parent", daemon=True).start()
+    assert isinstance(packed.work, bytes)
+    target, args = pickle.loads(packed.work)
+    begun.set()
+    target(lifeline, *args)
+
+
+def _leave_unbegun(begun: Event) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    if not begun.is_set():
+        os._exit(1)
 
 
 def on_lifeline_end(lifeline: Connection, then: Callable[[], None]) -> None:
