@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from engines.http1 import Connection, Head
+from engines.http1 import Connection
+from engines.replies import Head
 from traces.seams import Connect, NowNs
 
 IDLE_NS = 4_000_000_000
 """vLLM's server closes idle connections at 5 s; ours must go first"""
-HEADS_LIMIT = 64
-"""reply heads kept"""
 
 
 class Unreachable(ConnectionError):
@@ -41,7 +40,7 @@ class Pool:
         self.opened = 0
         """connections opened so far"""
         self.heads: dict[bytes, Head] = {}
-        """reply heads of chunked or counted 2xx replies by their bytes; kept small by `learn`"""
+        """reply heads seen lately by their bytes (engines.replies)"""
         self._connect = connect
         self._ssl = ssl
         self._idle_ns = idle_ns
@@ -100,19 +99,12 @@ class Pool:
         """Called by a connection that ended."""
         self._idle.pop(connection, None)
 
-    def learn(self, raw: bytes, head: Head) -> None:
-        """Keep a reply head for the next time it comes byte for byte."""
-        if len(self.heads) >= HEADS_LIMIT:
-            self.heads.clear()
-        self.heads[raw] = head
-
     async def prewarm(self, n: int) -> None:
         """Open connections until n are idle. Raises Unreachable."""
         missing = n - len(self._idle)
         opened = await asyncio.gather(*(self._open() for _ in range(missing)), return_exceptions=True)
         for result in opened:
             if isinstance(result, Connection):
-                result.ready()
                 self.release(result)
         for result in opened:
             if isinstance(result, BaseException):
