@@ -8,8 +8,9 @@ May not know: sensors, blocks of time, policies.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from traces.workflow import Manifest, Node
 
 Prompt = Sequence[Hashable] | None
 """Ids of a prompt's blocks, each naming its whole prefix; None where they are not known."""
+PROXY: dict[str, Any] = {"block_size": 128, "block_unit": "bytes"}
+"""what the proxy's block ids are of, where run.json has no manifest (a replay's proxy)"""
 REMEDY = "leave --prefixes away (creators pay)"
 
 
@@ -42,20 +45,23 @@ class Uses:
         return len(self.group)
 
 
-def uses(requests: RequestTable, prompts: Sequence[Prompt], size: int) -> Uses:
+def uses(requests: RequestTable, prompts: Sequence[Prompt], size: float | Floats) -> Uses:
     """Who computed which block and who hit it, as the counts of cached tokens say: of a prompt's blocks of `size`
-    tokens those below its cached tokens were hit, the rest computed. A block computed anew (it had been evicted) serves
-    the hits after it. Requests in order of their first token; one that never got one made nothing that can be told."""
+    tokens (one size, or each request's own) those below its cached tokens were hit, the rest computed. A block computed
+    anew (it had been evicted) serves the hits after it. Requests in order of their first token; one that never got one
+    made nothing that can be told."""
     told = known(requests.first_ns) & known(requests.prompt) & known(requests.cached)
     # of two in one step, the one with less in the cache made what the other hit
     order = [int(i) for i in np.lexsort((requests.cached, requests.first_ns)) if told[i] and prompts[i]]
+    sizes = np.broadcast_to(np.asarray(size, float), len(requests))
     maker: dict[Hashable, tuple[int, int]] = {}
     rows: list[tuple[int, int, int, int]] = []
     count = lost = 0
     for i in order:
         prompt, cached = int(requests.prompt[i]), min(int(requests.cached[i]), int(requests.prompt[i]))
+        size_i = float(sizes[i])
         for k, block in enumerate(prompts[i] or ()):
-            begin, end = k * size, min((k + 1) * size, prompt)
+            begin, end = round(k * size_i), min(round((k + 1) * size_i), prompt)
             hit, made = max(0, min(end, cached) - begin), max(0, end - max(begin, cached))
             if hit and block in maker:
                 group, creator = maker[block]
@@ -66,7 +72,7 @@ def uses(requests: RequestTable, prompts: Sequence[Prompt], size: int) -> Uses:
                 maker[block] = (count, i)
                 rows.append((count, i, i, made))
                 count += 1
-        lost += max(0, cached - len(prompts[i] or ()) * size)
+        lost += max(0, cached - round(len(prompts[i] or ()) * size_i))
     columns = np.array(rows, np.int64).reshape(-1, 4).T
     return Uses(columns[0], columns[1], columns[2], columns[3], lost)
 
@@ -107,25 +113,62 @@ def amortised(figures: list[Figures], requests: RequestTable, found: Uses) -> li
     return out
 
 
-def prompts_of(run: RunDir, requests: RequestTable) -> tuple[list[Prompt], int]:
-    """(block ids per request row, tokens per block) from the trace that the run replayed. UserError where it has none,
-    or its blocks are not of tokens: who hit what cannot be told then."""
-    path = run.file("trace.jsonl")
-    if not path.is_file():
-        raise UserError(f"--prefixes amortised: {run.path} has no trace.jsonl, so no block ids of prompts; {REMEDY}")
-    trace = read_trace(path)
-    if trace.manifest.block_unit != "tokens":
-        raise UserError(
-            f"--prefixes amortised: {path} names blocks of {trace.manifest.block_unit}, cached counts are of tokens;"
-            f" {REMEDY}"
-        )
-    ids = {node.request_id: keys(node, trace.manifest) for node in trace if node.hash_ids}
-    prompts: list[Prompt] = [ids.get(name) if name is not None else None for name in requests.nodes]
-    if not any(prompts):
-        raise UserError(f"--prefixes amortised: no request of {run.path} has block ids (hash_ids in {path}); {REMEDY}")
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Block ids of each request's prompt and the tokens of one of its blocks. estimated: they are blocks of bytes, as a
+    proxy without a tokenizer has them, and their tokens follow from the prompt's own tokens per byte."""
+
+    prompts: list[Prompt]
+    size: Floats
+    estimated: bool = False
+
+
+def prompts_of(run: RunDir, requests: RequestTable) -> Blocks:
+    """Block ids per request row: from the trace that the run replayed, else from what the proxy saw. UserError where
+    nobody knows them: who hit what cannot be told then."""
     if not np.any(known(requests.cached)):
         raise UserError(f"--prefixes amortised: no request of {run.path} says how much was cached; {REMEDY}")
-    return prompts, trace.manifest.block_size
+    path = run.file("trace.jsonl")
+    if path.is_file():
+        trace = read_trace(path)
+        manifest = trace.manifest
+        ids = {node.request_id: keys(node, manifest) for node in trace if node.hash_ids}
+        prompts: list[Prompt] = [ids.get(name) if name is not None else None for name in requests.nodes]
+        if any(prompts):
+            bytes_of = [None] * len(prompts)
+            return _sized(requests, prompts, bytes_of, manifest.block_size, manifest.block_unit == "bytes")
+    seen = {str(row.get("request_id")): row for row in run.rows("requests") if row.get("block_hashes")}
+    rows = [seen.get(name) for name in requests.ids]
+    if not any(rows):
+        raise UserError(
+            f"--prefixes amortised: nobody recorded the blocks of the prompts of {run.path}: no trace.jsonl with"
+            f" hash_ids, no proxy's journal with block_hashes (--record-content hash); {REMEDY}"
+        )
+    said = PROXY | (run.info.get("manifest") or {})
+    size, in_bytes = int(said["block_size"]), said["block_unit"] == "bytes"
+    prompts = [None if row is None else [int(b) for b in row["block_hashes"]] for row in rows]
+    lengths = [None if row is None else canonical_bytes(row) for row in rows]
+    return _sized(requests, prompts, lengths, size, in_bytes)
+
+
+def canonical_bytes(row: Mapping[str, Any]) -> int | None:
+    """Bytes of the prompt that a proxy's block ids are of: two marks, the role and the text of each message. None where
+    the journal has no messages."""
+    messages = row.get("messages")
+    return sum(2 + len(m["role"].encode()) + int(m["length"]) for m in messages) if messages else None
+
+
+def _sized(
+    requests: RequestTable, prompts: list[Prompt], lengths: Sequence[int | None], size: int, in_bytes: bool
+) -> Blocks:
+    """Tokens per block of each request. Where a prompt's bytes are not known half a block follows its last whole one;
+    a journal keeps the first messages of very long prompts only, which then have whole blocks beyond them."""
+    if not in_bytes:
+        return Blocks(prompts, np.full(len(prompts), float(size)))
+    tokens = np.where(known(requests.prompt), requests.prompt, 0).astype(float)
+    whole = [len(p or ()) * size for p in prompts]
+    filled = [n if n and n >= least else least + 0.5 * size for n, least in zip(lengths, whole, strict=True)]
+    return Blocks(prompts, size * tokens / np.array(filled, float), estimated=True)
 
 
 def keys(node: Node, manifest: Manifest) -> list[Hashable]:

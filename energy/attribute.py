@@ -42,6 +42,10 @@ AMORTISED = (
     "own joules of prompt blocks are spread over their later hits ({hits} hits of blocks; {lost} cached tokens had no"
     " creator known in this run: nothing is charged for them)"
 )
+IN_BYTES = (
+    "blocks of prompts are of bytes, as a proxy without a tokenizer has them: their tokens are estimated by each"
+    " prompt's own tokens per byte"
+)
 NOTHING = "nothing measured: no joules are given (a measured profile, --profile, gives estimates)"
 PREEMPTED = (
     "the engine preempted; without its iteration stream only victims that stalled for long are known, what was computed"
@@ -79,8 +83,10 @@ def attribute_run(
     data = load_run(run)
     result = attribute(data, policy=policy, level=level, profile=profile)
     if prefixes == "amortised":
-        prompts, size = prompts_of(run, data.requests)
-        result = with_prefixes(result, uses(data.requests, prompts, size))
+        found = prompts_of(run, data.requests)
+        if found.estimated:
+            result.notes.append(IN_BYTES)
+        result = with_prefixes(result, uses(data.requests, found.prompts, found.size))
     write(run, result)
     return result
 

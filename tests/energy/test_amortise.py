@@ -19,6 +19,7 @@ from energy.rollup import Figures
 from energy.tables import RequestTable, request_table
 from energy.truth import score_truth
 from traces.errors import UserError
+from traces.records import RequestRecord
 from traces.rundir import RunDir
 from traces.workflow import Manifest, Node
 
@@ -100,10 +101,9 @@ TOKENS = {"manifest": {"block_size": 10}}
 @pytest.mark.parametrize(
     ("lines", "cached", "said"),
     [
-        (None, 5, "has no trace.jsonl"),
-        ([{"manifest": {"block_unit": "bytes"}}, ROW | {"request_id": "n0", "hash_ids": [1]}], 5, "blocks of bytes"),
-        ([TOKENS, ROW | {"request_id": "n0"}], 5, "no request of"),
-        ([TOKENS, ROW | {"request_id": "other", "hash_ids": [1, 2]}], 5, "no request of"),
+        (None, 5, "no trace.jsonl"),
+        ([TOKENS, ROW | {"request_id": "n0"}], 5, "nobody recorded the blocks"),
+        ([TOKENS, ROW | {"request_id": "other", "hash_ids": [1, 2]}], 5, "nobody recorded the blocks"),
         ([TOKENS, ROW | {"request_id": "n0", "hash_ids": [1, 2]}], None, "how much was cached"),
         ([TOKENS, ROW | {"request_id": "n0", "hash_ids": [1, 2]}], 5, None),
     ],
@@ -116,11 +116,34 @@ def test_where_nobody_says_who_hit_what(
         run.file("trace.jsonl").write_bytes(b"\n".join(orjson.dumps(x) for x in lines) + b"\n")
     requests = _table((1, 20, cached))
     if said is None:
-        assert prompts_of(run, requests) == ([[1, 2]], 10)
+        found = prompts_of(run, requests)
+        assert (found.prompts, found.size.tolist(), found.estimated) == ([[1, 2]], [10.0], False)
         return
     with pytest.raises(UserError, match=said) as error:
         prompts_of(run, requests)
     assert "creators pay" in str(error.value)
+
+
+def test_blocks_of_bytes_are_scaled_by_each_prompts_own_tokens(tmp_path: Path) -> None:
+    """Live traffic: the proxy knows bytes, the engine's usage tokens. 512 bytes of prompt are 4 blocks and 100 tokens:
+    25 tokens a block; without messages half a block more is taken."""
+    run = RunDir.create(tmp_path)
+    messages = ({"role": "user", "length": 512 - 6, "digest": "d"},)
+    writer = run.writer("requests", "0", mono_ns=0, wall_ns=0)
+    writer.write(RequestRecord("r0", None, None, "ok", 0, 9, block_hashes=(1, 2, 3, 4), messages=messages))
+    writer.write(RequestRecord("r1", None, None, "ok", 0, 9, block_hashes=(1, 2)))
+    writer.write(RequestRecord("r2", None, None, "ok", 0, 9))
+    writer.close()
+    run.write_info({"manifest": {"block_size": 128, "block_unit": "bytes"}})
+    requests = _table((1, 100, 0), (2, 62, 50), (3, 9, 0))
+    found = prompts_of(run, requests)
+    assert found.estimated
+    assert found.prompts == [[1, 2, 3, 4], [1, 2], None]
+    assert found.size[:2] == pytest.approx([25, 62 / 2.5])
+    hits = uses(requests, found.prompts, found.size)
+    assert hits.tokens[hits.row == 1].tolist() == [25, 25]
+    own = np.array([104, 12, 9])
+    assert moved(hits, own, np.array([100.0, 12.0, 9.0])).tolist() == [-26, 26, 0]
 
 
 def test_a_policy_without_own_joules_is_refused(tmp_path: Path) -> None:
