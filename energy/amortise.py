@@ -48,11 +48,13 @@ class Uses:
 def uses(requests: RequestTable, prompts: Sequence[Prompt], size: float | Floats) -> Uses:
     """Who computed which block and who hit it, as the counts of cached tokens say: of a prompt's blocks of `size`
     tokens (one size, or each request's own) those below its cached tokens were hit, the rest computed. A block computed
-    anew (it had been evicted) serves the hits after it. Requests in order of their first token; one that never got one
-    made nothing that can be told."""
-    told = known(requests.first_ns) & known(requests.prompt) & known(requests.cached)
+    anew (it had been evicted) serves the hits after it. Requests in order of their first token (of their end, where a
+    reply that is one document hides it); one that never got one made nothing that can be told."""
+    whole = ~known(requests.first_ns) & (requests.completion > 0)
+    when = np.where(whole, requests.end_ns, requests.first_ns)
+    told = known(when) & known(requests.prompt) & known(requests.cached)
     # of two in one step, the one with less in the cache made what the other hit
-    order = [int(i) for i in np.lexsort((requests.cached, requests.first_ns)) if told[i] and prompts[i]]
+    order = [int(i) for i in np.lexsort((requests.cached, when)) if told[i] and prompts[i]]
     sizes = np.broadcast_to(np.asarray(size, float), len(requests))
     maker: dict[Hashable, tuple[int, int]] = {}
     rows: list[tuple[int, int, int, int]] = []

@@ -124,6 +124,16 @@ def test_where_nobody_says_who_hit_what(
     assert "creators pay" in str(error.value)
 
 
+def test_replies_without_a_first_token_are_ordered_by_their_end() -> None:
+    rows = [
+        {"id": f"r{i}", "end_ns": 9 - i, "completion": 5, "prompt": 20, "cached": c} for i, c in enumerate((10, 0, 0))
+    ]
+    rows[2]["completion"] = 0
+    found = uses(request_table(rows), [B, A, A], 10)
+    assert found.creator[found.row == 0].tolist() == [1, 0]
+    assert 2 not in found.row
+
+
 def test_blocks_of_bytes_are_scaled_by_each_prompts_own_tokens(tmp_path: Path) -> None:
     """Live traffic: the proxy knows bytes, the engine's usage tokens. 512 bytes of prompt are 4 blocks and 100 tokens:
     25 tokens a block; without messages half a block more is taken."""
