@@ -121,22 +121,10 @@ class Exchange:
 
     def record(self) -> Row:
         """The plan and the deed, after the end: a DispatchRecord as its journal row."""
-        if self.outcome != "ok" or self.first_token_ns is None:
-            return self._partial()
         node, body, observer = self.node, self.body_form, self.observer
         usage = observer.usage
-        row: Row = {
-            "request_id": node.request_id,
-            "workflow_id": node.workflow_id,
-            "wire_id": self.wire,
-            "outcome": "ok",
-            "due_ns": self.due_ns,
-            "t_end_ns": self.end_ns,
-            "class_name": self.run.class_name,
-            "kind": node.kind,
-            "delay_ns": node.delay_ns,
-            "planned_input_tokens": node.input_length,
-            "planned_output_tokens": node.output_length,
+        row = base_row(node, self.run.class_name, self.wire, self.outcome or "error", self.due_ns, self.end_ns)
+        row |= {
             "api": body.api,
             "model": body.model,
             "t_sent_ns": self.sent_ns,
@@ -155,37 +143,11 @@ class Exchange:
             row["cached_tokens"] = usage.cached_tokens
         if observer.metrics is not None:
             _add_metrics(row, observer.metrics)
-        if node.deps or node.agent_id is not None:
-            _add_graph(row, node)
         if self.attempt > 1:
             row["attempts"] = self.attempt
-        return row
-
-    def _partial(self) -> Row:
-        """Where something is missing: only what there is."""
-        row = base_row(self.node, self.run.class_name, self.wire, self.outcome or "error", self.due_ns, self.end_ns)
-        observer, usage = self.observer, self.observer.usage
-        seen = {
-            "api": self.body_form.api,
-            "model": self.body_form.model,
-            "t_sent_ns": self.sent_ns,
-            "connection_reused": self.reused,
-            "t_first_byte_ns": self.first_byte_ns,
-            "status": self.status,
-            "t_first_token_ns": self.first_token_ns,
-            "t_last_token_ns": self.last_token_ns,
-            "error": self.error,
-            "attempts": self.attempt if self.attempt > 1 else None,
-            "read_dt_ns": self.read_dt_ns or None,
-            "read_tokens": self.read_tokens or None,
-            "finish_reason": observer.finish_reason,
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-        }
-        row |= {k: v for k, v in seen.items() if v is not None}
-        if observer.metrics is not None:
-            _add_metrics(row, observer.metrics)
+        if self.outcome != "ok" or self.first_token_ns is None:  # something is missing: only what there is
+            row["error"] = self.error
+            return {name: value for name, value in row.items() if value is not None and value != []}
         return row
 
 
