@@ -24,10 +24,10 @@ def _take_usage(observer: Observer, usage: Any) -> None:
     seen, get = observer.usage, usage.get
     prompt = get("prompt_tokens") if "prompt_tokens" in usage else get("input_tokens")
     if prompt is not None:
-        seen.prompt_tokens = int(prompt)
+        seen.prompt_tokens = prompt if type(prompt) is int else int(prompt)
     completion = get("completion_tokens") if "completion_tokens" in usage else get("output_tokens")
     if completion is not None:
-        seen.completion_tokens = int(completion)
+        seen.completion_tokens = completion if type(completion) is int else int(completion)
     details = get("prompt_tokens_details") or get("input_tokens_details")
     if details and details.get("cached_tokens") is not None:
         seen.cached_tokens = int(details["cached_tokens"])

@@ -90,8 +90,9 @@ def read_facts(body: Any, *, mode: RecordContent, key: bytes, block_bytes: int) 
             pieces = _pieces(body)
             messages, prompt = _messages(pieces, key), canonical(pieces)
         blocks = block_hashes(prompt, key, block_bytes)
+    model = body.get("model")
     return RequestFacts(
-        _text(body.get("model")),
+        model[:256] if isinstance(model, str) else None,
         body.get("stream") is True,
         _max_tokens(body),
         {} if SAMPLING.isdisjoint(body) else {k: body[k] for k in body if k in SAMPLING and _is_small(body[k])},
@@ -284,10 +285,6 @@ def _max_tokens(body: dict[str, Any]) -> int | None:
         if isinstance(value, int):
             return int(value)
     return None
-
-
-def _text(value: Any) -> str | None:
-    return value[:256] if isinstance(value, str) else None
 
 
 def _is_small(value: Any) -> bool:

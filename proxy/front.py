@@ -33,6 +33,7 @@ class Front(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
+        "_buffer_body",
         "_closing_ns",
         "_hub",
         "_idle_ns",
@@ -55,6 +56,7 @@ class Front(asyncio.Protocol):
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._now_ns = hub.now_ns
+        self._buffer_body = hub.config.buffer_body
         self._intake = Intake(hub.known, hub.config, hub.extra_paths)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.send: Callable[[bytes], None]
@@ -128,11 +130,14 @@ class Front(asyncio.Protocol):
         else:
             if self._t_first_ns is None:
                 self._t_first_ns = now
-            intake.feed(data)
+            whole = intake.feed(data)
             if intake.refusal is not None:
                 self._stop("rejected", intake.refusal, now)
             elif self.exchange is not None or (intake.head is not None and self._open(intake.head, now)):
-                self._take_body(now)
+                if whole and self.relay is None and intake.size <= self._buffer_body:
+                    self._dispatch(intake.body(), now)
+                else:
+                    self._take_body(now)
 
     # ---- decisions
 
@@ -148,28 +153,27 @@ class Front(asyncio.Protocol):
             self._tunnel = Tunnel(hub, self, exchange)
             self._tunnel.open(intake.tunnel)
             return False
-        self._streaming = head.length > hub.config.buffer_body
+        self._streaming = head.length > self._buffer_body
         if head.expect and not intake.complete and not head.http10:
             self.send(_CONTINUE)
         return True
 
     def _take_body(self, now: int) -> None:
-        intake, config = self._intake, self._hub.config
-        if intake.size > config.buffer_body:
-            if intake.size > config.max_body:
+        """A body that is not whole yet, or longer than is held."""
+        intake = self._intake
+        if intake.size > self._buffer_body:
+            if intake.size > self._hub.config.max_body:
                 self._too_large(now)
                 return
             self._streaming = True
-        if intake.complete:
-            if self.exchange is not None:
-                self.exchange.t_body_ns = now
-        elif not self._streaming:
+        if not intake.complete and not self._streaming:
             return
-        parts = intake.take()
         if self.relay is None:
-            self._dispatch(parts[0] if len(parts) == 1 else b"".join(parts), now)
+            self._dispatch(intake.body(), now)
         else:
-            self.relay.upload(parts, last=intake.complete)
+            if intake.complete and self.exchange is not None:
+                self.exchange.t_body_ns = now
+            self.relay.upload(intake.take(), last=intake.complete)
 
     def _dispatch(self, body: bytes, now: int) -> None:
         exchange, hub = self.exchange, self._hub
@@ -179,6 +183,8 @@ class Front(asyncio.Protocol):
             self.refuse(refusal)
             return
         whole = self._intake.complete
+        if whole:
+            exchange.t_body_ns = now
         relay = self.relay = Relay(hub, self, exchange, body, streamed=self._streaming, whole=whole)
         if self._streaming:
             exchange.add_note("body over the buffering limit: not parsed, usage not asked for")

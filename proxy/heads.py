@@ -40,7 +40,7 @@ KINDS: dict[bytes, int] = {
 }
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-api-key"})
 _COUNTER = count()
-_ID_PREFIX = token_hex(6)
+_ID = f"jg-{token_hex(6)}-%x"
 TAGGED = frozenset(n.encode() for n in tags.OWN_HEADERS | TAG_HEADERS)
 """header fields that may carry a tag"""
 
@@ -67,7 +67,7 @@ class RequestHead:
 
 def new_request_id() -> str:
     """An X-Request-Id of our own: a random prefix per process and a counter."""
-    return f"jg-{_ID_PREFIX}-{next(_COUNTER):x}"
+    return _ID % next(_COUNTER)
 
 
 def read_request(

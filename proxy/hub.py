@@ -168,9 +168,10 @@ class Hub:
         prompt_tokens = 0
         if seen is not None:
             prompt_tokens = seen.usage.prompt_tokens or 0
-            if seen.response_id is not None or seen.tool_call_ids:
+            response = seen.response_id if exchange.head.api == "responses" else None  # the one API that names it again
+            if response is not None or seen.tool_call_ids:
                 workflow = tag.workflow_id if tag is not None else None
-                self.lineage.learn(exchange.name, workflow, seen.response_id, seen.tool_call_ids)
+                self.lineage.learn(exchange.name, workflow, response, seen.tool_call_ids)
         self.page.ended(exchange, self.in_flight, prompt_tokens)
         if self.parrot is not None:
             self.parrot.take(exchange, exchange.row())

@@ -86,11 +86,11 @@ class Intake:
         """The target as far as it is known, for the shape of an error."""
         return self.head.path if self.head is not None else self._target.decode("ascii", "replace")
 
-    def feed(self, data: bytes) -> None:
-        """Take one read. Afterwards look at head, refusal, complete, and take the pieces of the body."""
+    def feed(self, data: bytes) -> bool:
+        """Take one read; whether the request is complete. Look at refusal and head, and take the pieces of the body."""
         if self._left:
             self._more(data)
-            return
+            return self.complete
         if self._fresh:
             self._fresh = False
             found = self._known.read(data)
@@ -99,7 +99,7 @@ class Intake:
                 if isinstance(head, Refusal):
                     self.refusal = head
                     self._target = data.split(b" ", 2)[1]
-                    return
+                    return False
                 left = head.length - len(data) + end
                 if left >= 0:  # no more than its body behind it: llhttp has to see what follows a request
                     self.head = head
@@ -108,10 +108,11 @@ class Intake:
                     if len(data) > end:
                         self._parts.append(data[end:])
                         self.size = len(data) - end
-                    return
+                    return not left
             at = data.find(_END)
             self._raw = data[:at] if at > 0 else None
         self._parse(data)
+        return self.complete
 
     def _more(self, data: bytes) -> None:
         due = self._left
@@ -131,6 +132,14 @@ class Intake:
         """The body pieces since the last call."""
         parts, self._parts = self._parts, []
         return parts
+
+    def body(self) -> bytes:
+        """The same in one piece."""
+        parts = self._parts
+        if not parts:
+            return b""
+        self._parts = []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:
         """The parser holds our callbacks: break the cycle."""

@@ -45,7 +45,7 @@ def find_tag(exchange: Exchange, lineage: Lineage) -> None:
         tag = read_tag(headers, _parse(exchange))
         if tag is None:
             return
-    exchange.tag = lineage.place(tag)
+    exchange.tag = tag if tag.agent_id is None and tag.parent_agent_id is None else lineage.place(tag)
 
 
 def read_request(exchange: Exchange, config: ProxyConfig, lineage: Lineage) -> None:

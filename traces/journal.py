@@ -20,6 +20,8 @@ import orjson
 from traces.errors import UserError
 
 VERSION = 1
+_BATCH = 256
+"""records joined for one write"""
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -61,6 +63,11 @@ class JournalWriter:
         """Append one record; on disk at the next flush. A record in bytes is its whole line, line feed included."""
         self._file.write(record if type(record) is bytes else orjson.dumps(record, option=_OPTIONS))
         self.written += 1
+
+    def write_all(self, records: list[Any]) -> None:
+        """Append several records at once: cheaper than one by one where they are lines."""
+        self._file.write(b"".join([r if type(r) is bytes else orjson.dumps(r, option=_OPTIONS) for r in records]))
+        self.written += len(records)
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system."""
@@ -126,15 +133,19 @@ class QueuedWriter:
             self._drain()
 
     def _drain(self) -> None:
+        batch: list[Any] = []
         try:
             if self._reopen:
                 self._reopen = False
                 self.writer.reopen()
-            while self._queue:
-                self.writer.write(self._queue.popleft())
+            take = self._queue.popleft
+            while waiting := min(len(self._queue), _BATCH):
+                batch = [take() for _ in range(waiting)]
+                self.writer.write_all(batch)
+                batch = []
             self.writer.flush()
         except (OSError, UserError, TypeError) as error:
-            self.dropped += 1
+            self.dropped += max(1, len(batch))
             self.error = str(error)
 
 
