@@ -137,23 +137,9 @@ class StreamObserver(Observer):
         if cached is not None:
             usage.cached_tokens = int(cached)
 
-    def feed_all(self, bodies: list[bytes]) -> list[int]:
-        shape = self._shape
-        if shape is None:  # the first event gives the shape
-            return [self.feed(body) for body in bodies]
-        whole = b"".join(bodies)
-        prefix, ending, frame, at = shape.prefix, shape.ending, shape.frame, shape.at
-        if (  # as in feed, for all of them: each is one plain token event
-            not self.keeps_text
-            and self._splitter.at_border
-            and _CR not in whole
-            and whole.count(b"\n\n") == len(bodies)
-            and False
-            not in [b.startswith(prefix) and b.endswith(ending) and len(b) > frame and b[at] != _QUOTE for b in bodies]
-        ):
-            self.tokens += len(bodies)
-            return [1] * len(bodies)
-        return [self.feed(body) for body in bodies]
+    @property
+    def plain(self) -> Shape | None:
+        return self._shape if not self.keeps_text and self._splitter.at_border else None
 
     def _recall(self, raw: bytes) -> Shape | None:
         """The shape of the last stream, its id apart, if this first token event begins like that one's."""

@@ -73,9 +73,11 @@ class Observer:
         """Body bytes of one read; token events completed in it."""
         raise NotImplementedError
 
-    def feed_all(self, bodies: list[bytes]) -> list[int]:
-        """`feed` for several reads at once: the token events of each."""
-        return [self.feed(body) for body in bodies]
+    @property
+    def plain(self) -> Any:
+        """How a plain token event would look now (engines.shapes.Shape). Who finds a read to be just that need not feed
+        it but may count its token. None where that is not known, or where the text is wanted."""
+        return None
 
     def finish(self) -> None:
         """The body is complete (or cut): take what is still in the buffer."""

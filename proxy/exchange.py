@@ -156,26 +156,25 @@ class Exchange:
         self.read_tokens.append(tokens)
         return tokens
 
-    def small_chunks(self, log: list[Any]) -> int:
-        """Reads noted in a Tap's log (instant, bytes, instant ...), each one small chunk. Token events in them."""
-        times, chunks = log[::2], log[1::2]
-        sizes = list(map(len, chunks))
+    def noted(self, log: list[Any]) -> int:
+        """Reads noted in a Tap's log (instant, read, instant ...): each one small chunk of whole events, a plain token
+        event where it is but a size. Token events in them."""
+        times, reads = log[::2], log[1::2]
         last, gaps = self._last_ns, []
         for now in times:
             gaps.append(now - last)
             last = now
         self._last_ns = last
         self.read_times.extend(gaps)
+        seen = self._observer
+        sizes = [read if type(read) is int else len(read) for read in reads]
+        counts = [1 if type(read) is int else self._fed(read) for read in reads]
         self.read_sizes.extend(sizes)
         self.bytes_out += sum(sizes)
-        if self._observer is None:
-            self.read_tokens.extend([0] * len(sizes))
-            return 0
-        payloads = [chunk[PAYLOAD_AT[size] : -2] for chunk, size in zip(chunks, sizes, strict=True)]
-        counts = self._observer.feed_all(payloads)
         self.read_tokens.extend(counts)
         total = sum(counts)
-        if total:
+        if total and seen is not None:
+            seen.tokens += sum([1 for read in reads if type(read) is int])
             self.tokens += total
             if self.t_first_token_ns is None:
                 self.t_first_token_ns = next(now for now, count in zip(times, counts, strict=True) if count)
@@ -184,6 +183,20 @@ class Exchange:
             else:
                 self.t_last_token_ns = [now for now, count in zip(times, counts, strict=True) if count][-1]
         return total
+
+    def _fed(self, chunk: bytes) -> int:
+        """Token events of a noted read that is no plain one."""
+        return self._observer.feed(chunk[PAYLOAD_AT[len(chunk)] : -2]) if self._observer is not None else 0
+
+    @property
+    def plain(self) -> Any:
+        """What a plain token event of the reply looks like now; see Observer.plain."""
+        return self._observer.plain if self._observer is not None else None
+
+    @property
+    def wants_plain(self) -> bool:
+        """Whether `plain` may come to be known."""
+        return self._observer is not None and not self._observer.keeps_text
 
     def end(self, outcome: Outcome, now_ns: int, error: str | None = None) -> None:
         """It is over; only the first end counts."""

@@ -32,8 +32,6 @@ SMALL_CHUNKS: dict[int, bytes | tuple[bytes, ...]] = {
 length that starts so and ends with CRLF is exactly one chunk: what `Chunked` finds too, in two comparisons"""
 PAYLOAD_AT: dict[int, int] = {len(b"%x" % n) + 4 + n: len(b"%x" % n) + 2 for n in range(1, MAX_SMALL_CHUNK + 1)}
 """where the payload of such a chunk starts"""
-NO_CHUNK: tuple[bytes, ...] = ()
-"""what a read starts with whose length no small chunk has: with nothing"""
 
 
 class FramingError(Exception):

@@ -232,13 +232,15 @@ class Relay:
             return
         if self._tap is None:
             self._tap = Tap(self.front.write, special)
+        self._tap.learn(self.exchange.plain, self.exchange.wants_plain)
         connection.tap = self._tap
 
     def settle_reads(self) -> None:
         """Look at the reads that passed the short way."""
         if self._tap is not None and self._tap.log:
             log, self._tap.log = self._tap.log, []
-            tokens = self.exchange.small_chunks(log)
+            tokens = self.exchange.noted(log)
+            self._tap.learn(self.exchange.plain, self.exchange.wants_plain)
             if tokens:
                 self._hub.page.tokens(tokens)
 

@@ -12,8 +12,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from engines.shapes import Shape
 from proxy.config import Target
-from proxy.framing import EVENT_CHUNK_END, NO_CHUNK, SMALL_CHUNKS
+from proxy.framing import EVENT_CHUNK_END, PAYLOAD_AT, SMALL_CHUNKS
 from traces.seams import Connect, NowNs
 
 
@@ -36,20 +37,35 @@ class Receiver(Protocol):
 class Tap:
     """The short way of a stream's usual read, one whole chunk of whole events: stamp, relay, note; looked at later.
 
-    A receiver sets it while its reply is between two chunks. `log` is flat: instant, read, instant, read ...
+    A receiver sets it while its reply is between two chunks. `log` is flat: instant, read, instant, read ... A plain
+    token event is noted by its size alone, so that its memory is free for the next one.
     """
 
-    __slots__ = ("log", "special", "write")
+    __slots__ = ("ending", "frame", "keeps", "log", "prefix", "special", "text_at", "write")
 
     def __init__(self, write: Callable[[bytes], None], special: bytes) -> None:
         self.write = write
         self.special = special
-        """a read with these bytes in it takes the long way"""
+        """a read with these bytes in it takes the long way, unless it is a plain token event"""
         self.log: list[Any] = []
+        self.keeps = False
+        """other events may be noted too, as they are"""
+        self.learn(None, False)
+
+    def learn(self, shape: Shape | None, wanted: bool) -> None:
+        """What a plain token event looks like now; none is known. `wanted`: it will be, once one was read."""
+        if shape is None:
+            self.prefix, self.ending, self.text_at, self.frame = b"", b"", 0, 1 << 62
+            self.keeps = not wanted
+        elif shape.prefix is not self.prefix:
+            self.prefix, self.ending, self.text_at = shape.prefix, shape.ending + b"\r\n", shape.at
+            self.frame = shape.frame + 4
+            self.keeps = True
 
 
 MAX_LOG = 64
 """entries of a log: 32 reads of at most 1 KB are kept before they are looked at"""
+_CR, _LF, _QUOTE = b'\r\n"'
 
 
 class Upstream(asyncio.Protocol):
@@ -72,18 +88,30 @@ class Upstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         now = self._now_ns()
         tap = self.tap
-        if (
-            tap is not None
-            and data.endswith(EVENT_CHUNK_END)
-            and data.startswith(SMALL_CHUNKS.get(len(data), NO_CHUNK))
-            and data.rfind(tap.special) < 0  # `in` raises and drops an error inside, find prepares a table
-        ):
-            tap.write(data)
-            log = tap.log
-            log += (now, data)
-            if len(log) >= MAX_LOG and self.receiver is not None:
-                self.receiver.settle_reads()
-        elif self.receiver is not None:
+        if tap is not None:
+            size = len(data)
+            at = PAYLOAD_AT.get(size)
+            if at is not None and data.startswith(SMALL_CHUNKS[size]):  # and if it ends so, it is one chunk
+                if (  # what StreamObserver.feed takes for a plain token event
+                    size > at + tap.frame
+                    and data.startswith(tap.prefix, at)
+                    and data.endswith(tap.ending)
+                    and data.find(_LF, at) == size - 4
+                    and data.find(_CR, at) == size - 2
+                    and data[at + tap.text_at] != _QUOTE
+                ):
+                    tap.write(data)
+                    tap.log += (now, size)
+                    if len(tap.log) >= MAX_LOG and self.receiver is not None:
+                        self.receiver.settle_reads()
+                    return
+                if tap.keeps and data.endswith(EVENT_CHUNK_END) and data.rfind(tap.special) < 0:
+                    tap.write(data)
+                    tap.log += (now, data)
+                    if len(tap.log) >= MAX_LOG and self.receiver is not None:
+                        self.receiver.settle_reads()
+                    return
+        if self.receiver is not None:
             self.receiver.received(data, now)
         else:
             # bytes nobody asked for: whatever they are, they must not become the start of the next reply

@@ -8,25 +8,26 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.dialects import observer
+from proxy.config import parse_target
 from proxy.exchange import Exchange
 from proxy.framing import (
     EVENT_CHUNK_END,
     MAX_SMALL_CHUNK,
-    NO_CHUNK,
     PAYLOAD_AT,
     SMALL_CHUNKS,
     Chunked,
     FramingError,
 )
+from proxy.upstream import Pool, Tap, Upstream
 from tests.proxy.test_exchange import head
 from tests.proxy.test_relay import ASKED, DONE, LAST, SSE_HEAD, STREAM, USAGE, body_of, chunk, token
 
 
 def is_small(data: bytes) -> bool:
-    return data.endswith(EVENT_CHUNK_END) and data.startswith(SMALL_CHUNKS.get(len(data), NO_CHUNK))
+    return data.endswith(EVENT_CHUNK_END) and data.startswith(SMALL_CHUNKS.get(len(data), ()))
 
 
+REASONING = token("r").replace(b'"content"', b'"reasoning"')
 sized = st.integers(0, MAX_SMALL_CHUNK + 4)
 
 
@@ -61,39 +62,82 @@ events = st.lists(
 ).map(b"".join)
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**9), events), max_size=12), st.integers(0, 12), st.booleans())
+class Reading:
+    """A receiver as a relay is one: it takes what a Tap lets by, and keeps the Tap up to date."""
+
+    def __init__(self, text: bool, api: bytes = b"/v1/chat/completions") -> None:
+        self.exchange = Exchange(head(api), 5, 5)
+        self.exchange.reply(200, True, False, keep_text=text)
+        self.now = 5
+        self.upstream = Upstream(Pool(parse_target("http://h:1"), connect=never, now_ns=self.time, idle_ns=1, tls=None))
+        self.upstream.receiver = self  # type: ignore[assignment]
+        self.passed: list[bytes] = []
+        self.tap = Tap(self.passed.append, b"[DONE]")
+        self.walker = Chunked()
+        self.long = 0
+        self._learn()
+
+    def time(self) -> int:
+        return self.now
+
+    def _learn(self) -> None:
+        self.tap.learn(self.exchange.plain, self.exchange.wants_plain)
+        self.upstream.tap = self.tap if self.walker.at_border else None
+
+    def received(self, data: bytes, now: int) -> None:
+        self.long += 1
+        self.settle_reads()
+        self.passed.append(data)
+        self.exchange.read(now, len(data), self.walker.feed(data))
+        self._learn()
+
+    def settle_reads(self) -> None:
+        log, self.tap.log = self.tap.log, []
+        if log:
+            self.exchange.noted(log)
+            self._learn()
+
+
+async def never(*_: Any, **__: Any) -> Any:
+    raise OSError
+
+
+pieces = events | st.sampled_from([b"data: half", b" an event\n\n", token("x")[:40], token("x")[40:], REASONING, DONE])
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), pieces), max_size=12), st.integers(0, 12), st.booleans())
 def test_reads_noted_and_looked_at_later_make_the_same_record(
     script: list[tuple[int, bytes]], at: int, text: bool
 ) -> None:
-    one, two = Exchange(head(b"/v1/chat/completions"), 5, 5), Exchange(head(b"/v1/chat/completions"), 5, 5)
-    for exchange in (one, two):
-        exchange.reply(200, True, False, keep_text=text)
-    now, log, total = 5, [], 0
+    one, two = Exchange(head(b"/v1/chat/completions"), 5, 5), Reading(text)
+    one.reply(200, True, False, keep_text=text)
     for k, (gap, payload) in enumerate(script):
-        now += gap
+        two.now += gap
         data = chunk(payload)
-        total += one.read(now, len(data), payload)
-        if k == at and log:
-            two.small_chunks(log)
-            log = []
-        log += [now, data]
-    if log:
-        two.small_chunks(log)
-    for exchange in (one, two):
-        exchange.end("ok", now)
-    left, right = one.row(), two.row()
+        one.read(two.now, len(data), payload)
+        two.upstream.data_received(data)
+        if k == at:
+            two.settle_reads()
+    two.settle_reads()
+    for exchange in (one, two.exchange):
+        exchange.end("ok", two.now)
+    left, right = one.row(), two.exchange.row()
     left["request_id"] = right["request_id"]
     assert left == right
-    assert sum(right["read_tokens"]) == total
+    assert two.passed == [chunk(payload) for _, payload in script]
+    assert (one.settled().malformed, one.tokens) == (two.exchange.settled().malformed, two.exchange.tokens)  # type: ignore[union-attr]
 
 
-@given(st.lists(events, max_size=6), st.sampled_from(["chat", "completions", "responses", "messages"]))
-def test_several_reads_at_once_count_as_one_by_one(bodies: list[bytes], api: str) -> None:
-    one, two = observer(api, True), observer(api, True)
-    for seen in (one, two):
-        seen.feed(token("first"))
-    assert [one.feed(body) for body in bodies] == two.feed_all(bodies)
-    assert (one.tokens, one.ended, one.malformed) == (two.tokens, two.ended, two.malformed)
+@given(st.lists(st.text(st.characters(codec="ascii", min_codepoint=32), min_size=1, max_size=8), min_size=2))
+def test_plain_tokens_are_noted_by_their_size_alone(texts: list[str]) -> None:
+    two = Reading(False)
+    for text in texts:
+        two.upstream.data_received(chunk(token(text)))
+    kept = two.tap.log[1::2]
+    assert two.long <= 1
+    assert all(type(read) is int for read in kept)
+    two.settle_reads()
+    assert two.exchange.tokens == len(texts)
 
 
 @settings(max_examples=60, deadline=None)
@@ -171,6 +215,6 @@ def test_nothing_after_a_chunk_that_lies(rig: Any, post: Any) -> None:
 def test_rows_stay_plain_json() -> None:
     exchange = Exchange(head(b"/v1/chat/completions"), 5, 5)
     exchange.reply(200, True, False, keep_text=False)
-    exchange.small_chunks([7, chunk(token("a"))])
+    exchange.noted([7, chunk(token("a"))])
     exchange.end("ok", 9)
     assert orjson.loads(orjson.dumps(exchange.row()))["read_dt_ns"] == [2]
