@@ -12,7 +12,7 @@ from typing import Any
 
 from engines.dialects import EngineMetrics, Observer, Usage, observer
 from proxy.content import RequestFacts
-from proxy.framing import PAYLOAD_AT
+from proxy.framing import SMALL_CHUNKS
 from proxy.heads import RequestHead
 from traces.records import Outcome
 from traces.tags import Tag
@@ -186,7 +186,7 @@ class Exchange:
 
     def _fed(self, chunk: bytes) -> int:
         """Token events of a noted read that is no plain one."""
-        return self._observer.feed(chunk[PAYLOAD_AT[len(chunk)] : -2]) if self._observer is not None else 0
+        return self._observer.feed(chunk[SMALL_CHUNKS[len(chunk)][0] : -2]) if self._observer is not None else 0
 
     @property
     def plain(self) -> Any:

@@ -25,13 +25,11 @@ def _size_lines(size: int) -> bytes | tuple[bytes, ...]:
     return spellings[0] if len(spellings) == 1 else tuple(spellings)
 
 
-SMALL_CHUNKS: dict[int, bytes | tuple[bytes, ...]] = {
-    len(b"%x" % size) + 4 + size: _size_lines(size) for size in range(1, MAX_SMALL_CHUNK + 1)
+SMALL_CHUNKS: dict[int, tuple[int, bytes | tuple[bytes, ...]]] = {
+    len(b"%x" % size) + 4 + size: (len(b"%x" % size) + 2, _size_lines(size)) for size in range(1, MAX_SMALL_CHUNK + 1)
 }
-"""bytes of a whole chunk on the wire -> the only size lines it can start with, in plain hexadecimal. A read of that
-length that starts so and ends with CRLF is exactly one chunk: what `Chunked` finds too, in two comparisons"""
-PAYLOAD_AT: dict[int, int] = {len(b"%x" % n) + 4 + n: len(b"%x" % n) + 2 for n in range(1, MAX_SMALL_CHUNK + 1)}
-"""where the payload of such a chunk starts"""
+"""bytes of a whole chunk on the wire -> where its payload starts, and the only size lines it can start with, in plain
+hexadecimal. A read of that length that starts so and ends with CRLF is exactly one chunk: what `Chunked` finds too"""
 
 
 class FramingError(Exception):

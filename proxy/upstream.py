@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from engines.shapes import Shape
 from proxy.config import Target
-from proxy.framing import EVENT_CHUNK_END, PAYLOAD_AT, SMALL_CHUNKS
+from proxy.framing import EVENT_CHUNK_END, SMALL_CHUNKS
 from traces.seams import Connect, NowNs
 
 
@@ -90,8 +90,9 @@ class Upstream(asyncio.Protocol):
         tap = self.tap
         if tap is not None:
             size = len(data)
-            at = PAYLOAD_AT.get(size)
-            if at is not None and data.startswith(SMALL_CHUNKS[size]):  # and if it ends so, it is one chunk
+            small = SMALL_CHUNKS.get(size)
+            if small is not None and data.startswith(small[1]):  # and if it ends so, it is one chunk
+                at = small[0]
                 if (  # what StreamObserver.feed takes for a plain token event
                     size > at + tap.frame
                     and data.startswith(tap.prefix, at)
@@ -101,8 +102,9 @@ class Upstream(asyncio.Protocol):
                     and data[at + tap.text_at] != _QUOTE
                 ):
                     tap.write(data)
-                    tap.log += (now, size)
-                    if len(tap.log) >= MAX_LOG and self.receiver is not None:
+                    log = tap.log
+                    log += (now, size)
+                    if len(log) >= MAX_LOG and self.receiver is not None:
                         self.receiver.settle_reads()
                     return
                 if tap.keeps and data.endswith(EVENT_CHUNK_END) and data.rfind(tap.special) < 0:
