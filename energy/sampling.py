@@ -217,12 +217,17 @@ def sampler_process(lifeline: Connection, config: SamplerConfig) -> None:
     os._exit(0 if writer.error is None else 1)  # a thread that hangs in a driver call must not hold the process
 
 
-def make_sampler(found: Found, write: Callable[[Any], None], page: StatusPage | None = None) -> Sampler:
-    """A sampler on the real clocks."""
+def make_sampler(
+    found: Found,
+    write: Callable[[Any], None],
+    page: StatusPage | None = None,
+    clock: NowNs = time.monotonic_ns,
+) -> Sampler:
+    """A sampler on the real clocks (or on a node's clock that is wrong on purpose)."""
     return Sampler(
         found.sources,
         write,
-        clock=time.monotonic_ns,
+        clock=clock,
         cpu_clock=time.process_time_ns,
         wall_clock=time.time_ns,
         status=page,

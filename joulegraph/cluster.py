@@ -100,7 +100,8 @@ def begin(held: dict[str, Any], sources: tuple[str, ...]) -> dict[str, Any]:
     journal = JournalWriter(path, "power", mono_ns=time.monotonic_ns(), wall_ns=time.time_ns())
     writer = QueuedWriter(journal, every_s=0.5)
     held |= {"folder": folder, "path": path, "writer": writer}
-    held["thread"] = SamplerThread(make_sampler(found, writer.put))
+    clock = held["clock"]
+    held["thread"] = SamplerThread(make_sampler(found, writer.put, clock=clock), now_ns=clock)
     return {"node": node, "sensors": found.infos(), "missing": found.missing}
 
 

@@ -1,15 +1,18 @@
 """Clocks of other machines on our axis: offset by round trips, drift by doing so twice, and the mapping between.
 
 Why: every host has a monotonic clock of its own, so stamps from another node mean nothing here until they are mapped;
-how far off that mapping may be is recorded beside it. Pure but for `measure`, which only calls what it is given.
+how far off that mapping may be is recorded beside it. Pure but for `Skew.now_ns`; `measure` calls what it is given.
 May not know: Ray, sockets, journals' files.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from traces.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,46 @@ class Mapping:
             "drift_ppm": self.drift_ppm,
             "span_ns": self.last.at_ns - self.first.at_ns,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Skew:
+    """A clock set wrong on purpose, to test what measures it: theirs = true + offset + drift since `since_ns`."""
+
+    offset_ns: int = 0
+    drift_ppm: float = 0.0
+    since_ns: int = 0
+
+    def at(self, true_ns: int) -> int:
+        """What it shows at an instant of the true clock."""
+        return true_ns + self.offset_ns + round((true_ns - self.since_ns) * self.drift_ppm / 1e6)
+
+    def now_ns(self) -> int:
+        """The skewed clock."""
+        return self.at(time.monotonic_ns())
+
+    def true_ns(self, shown_ns: int) -> int:
+        """The true instant from which on it shows at least that."""
+        rate = 1 + self.drift_ppm / 1e6
+        true_ns = self.since_ns + int((shown_ns - self.offset_ns - self.since_ns) / rate)
+        while self.at(true_ns) < shown_ns:
+            true_ns += 1
+        return true_ns
+
+
+SKEW_VARIABLE = "JOULEGRAPH_CLOCK_SKEW"
+"""OFFSET_MS:DRIFT_PPM, set on a node: its shard and sampler then run on a clock that is so wrong"""
+
+
+def skew_from(text: str | None, since_ns: int) -> Skew | None:
+    """The skew of a node by its environment; None where none is asked for. UserError for another text."""
+    if not text:
+        return None
+    offset_ms, _, ppm = text.partition(":")
+    try:
+        return Skew(round(float(offset_ms) * 1e6), float(ppm or 0), since_ns)
+    except ValueError as error:
+        raise UserError(f"{SKEW_VARIABLE}={text}: not OFFSET_MS:DRIFT_PPM, like 250:50; correct or unset it") from error
 
 
 STAMPS = ("due_ns", "t_end_ns", "t_sent_ns", "t_first_byte_ns", "t_first_token_ns", "t_last_token_ns")

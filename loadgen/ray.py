@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadgen.clocks import Mapping, Reading, mapped, measure
+from loadgen.clocks import SKEW_VARIABLE, Mapping, Reading, Skew, mapped, measure, skew_from
 from loadgen.shards import ShardJob, play
 from loadgen.tally import slot_names
 from loadgen.totals import ReplayTotals, merged
@@ -29,34 +30,20 @@ from traces.status import StatusPage
 _SHOW_EVERY_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Skew:
-    """A clock set wrong on purpose, for tests of what measures it: theirs = ours + offset + drift since `since_ns`."""
-
-    offset_ns: int = 0
-    drift_ppm: float = 0.0
-    since_ns: int = 0
-
-    def now_ns(self) -> int:
-        """The skewed clock."""
-        now = time.monotonic_ns()
-        return now + self.offset_ns + round((now - self.since_ns) * self.drift_ppm / 1e6)
-
-
 class NodeWorker:
     """What runs on a node, as a threaded Ray actor."""
 
     def __init__(self, skew: Skew | None = None) -> None:
-        self._skew = skew
+        self.skew = skew or skew_from(os.environ.get(SKEW_VARIABLE), time.monotonic_ns())
         self._folder = tempfile.TemporaryDirectory(prefix="joulegraph-")
         self._job: ShardJob | None = None
-        self._held: dict[str, Any] = {}
+        self._held: dict[str, Any] = {"clock": self.clock}
         self.page = StatusPage(slot_names())
         self.stopper: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
     def clock(self) -> int:
         """This node's monotonic clock, ns."""
-        return time.monotonic_ns() if self._skew is None else self._skew.now_ns()
+        return time.monotonic_ns() if self.skew is None else self.skew.now_ns()
 
     def prepare(self, job: ShardJob, trace: bytes) -> str:
         """Take a job and its trace; the node's name."""
@@ -88,7 +75,8 @@ class NodeWorker:
             self.stopper[0].call_soon_threadsafe(self.stopper[1].set)
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Run function(held, *args) on this node, for instance a sampler; `held` keeps things between calls."""
+        """Run function(held, *args) on this node, for instance a sampler; `held` keeps things between calls and
+        has this node's `clock`."""
         return function(self._held, *args)
 
 
@@ -98,7 +86,7 @@ async def _play(worker: NodeWorker, job: ShardJob, t0_ns: int) -> dict[str, Any]
     worker.stopper = (asyncio.get_running_loop(), stop)
     journal = JournalWriter(job.journal, "dispatch", mono_ns=time.monotonic_ns(), wall_ns=time.time_ns())
     try:
-        return await play(job, t0_ns, journal, worker.page, stop)
+        return await play(job, t0_ns, journal, worker.page, stop, worker.skew)
     finally:
         worker.stopper = None
         journal.close()

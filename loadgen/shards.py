@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from loadgen.arrivals import Arrivals, plan, settled
+from loadgen.clocks import Skew
 from loadgen.replay import ReplayOptions, replay
 from loadgen.tally import slot_names
 from loadgen.target import Target
@@ -31,9 +32,13 @@ from traces.child import Child, spawn
 from traces.errors import UserError
 from traces.journal import JournalWriter
 from traces.rows import manifest_row
+from traces.seams import SleepUntil
 from traces.status import StatusPage
 from traces.trace import read_trace, workflow_rows
 from traces.workflow import Workflow
+
+if TYPE_CHECKING:
+    from loadgen.pacing import Pacer
 
 _FLUSH_S = 0.5
 
@@ -207,9 +212,15 @@ async def _shard(lifeline: Connection, job: ShardJob) -> dict[str, Any]:
 
 
 async def play(
-    job: ShardJob, t0_ns: int, journal: JournalWriter, page: StatusPage | None, stop: asyncio.Event
+    job: ShardJob,
+    t0_ns: int,
+    journal: JournalWriter,
+    page: StatusPage | None,
+    stop: asyncio.Event,
+    skew: Skew | None = None,
 ) -> dict[str, Any]:
-    """Play one shard on the running (real) loop: {"totals": ReplayTotals as a dict, "sentences": [...]}."""
+    """Play one shard on the running (real) loop: {"totals": ReplayTotals as a dict, "sentences": [...]}. skew: of the
+    clock that t0_ns and all stamps are on; None: the true one."""
     from loadgen.pacing import Pacer
 
     loop = asyncio.get_running_loop()
@@ -227,8 +238,8 @@ async def play(
             only(workflows, job.shard, job.shards),
             job.target,
             t0_ns=t0_ns,
-            now_ns=time.monotonic_ns,
-            sleep_until=pacer.sleep_until,
+            now_ns=time.monotonic_ns if skew is None else skew.now_ns,
+            sleep_until=pacer.sleep_until if skew is None else _skewed(pacer, skew),
             connect=loop.create_connection,  # type: ignore[arg-type]
             write=journal.write,
             status=page,
@@ -236,6 +247,13 @@ async def play(
             options=replace(job.options, manifest=manifest),
         )
     return {"totals": asdict(totals), "sentences": list(planned.sentences)}
+
+
+def _skewed(pacer: Pacer, skew: Skew) -> SleepUntil:
+    async def sleep_until(due_ns: int) -> None:
+        await pacer.sleep_until(skew.true_ns(due_ns))
+
+    return sleep_until
 
 
 def only(workflows: Iterable[Workflow], shard: int, shards: int) -> Iterator[Workflow]:

@@ -10,8 +10,11 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from loadgen.ray import RayShards, Skew
+from loadgen.clocks import Skew, skew_from
+from loadgen.ray import RayShards
 from loadgen.shards import ShardJob
 from loadgen.target import Target
 from traces.errors import UserError
@@ -25,7 +28,8 @@ import sys, time
 from pathlib import Path
 import orjson, ray
 from ray.cluster_utils import Cluster
-from loadgen.ray import RayShards, Skew
+from loadgen.clocks import Skew
+from loadgen.ray import RayShards
 from loadgen.replay import ReplayOptions
 from loadgen.shards import ShardJob, split
 from loadgen.totals import Bounds
@@ -52,6 +56,7 @@ print(orjson.dumps(said).decode())
 """
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not RAY, reason="ray is not installed (pip install 'joulegraph[ray]')")
@@ -92,6 +97,25 @@ def test_a_skewed_clock_is_skewed() -> None:
     before = time.monotonic_ns()
     shown = Skew(offset_ns=250 * MS, drift_ppm=50.0, since_ns=before - 1000 * 10**9).now_ns()
     assert 250 * MS + 50 * MS <= shown - before <= 250 * MS + 50 * MS + 10**9
+
+
+@given(
+    offset=st.integers(-(10**12), 10**12),
+    ppm=st.floats(-500, 500),
+    since=st.integers(0, 10**15),
+    true=st.integers(0, 10**15),
+)
+def test_a_skewed_clock_never_wakes_early(offset: int, ppm: float, since: int, true: int) -> None:
+    skew = Skew(offset, ppm, since)
+    woken = skew.true_ns(skew.at(true))
+    assert skew.at(woken) >= skew.at(true) and abs(woken - true) <= 1_000  # doubles hold a microsecond of 11 days
+
+
+def test_a_nodes_skew_is_read_from_its_environment() -> None:
+    assert skew_from(None, 5) is None
+    assert skew_from("250:50", 5) == Skew(250 * MS, 50.0, 5)
+    with pytest.raises(UserError, match="OFFSET_MS:DRIFT_PPM"):
+        skew_from("a quarter second", 5)
 
 
 @pytest.mark.skipif(not RAY, reason="ray is not installed (pip install 'joulegraph[ray]')")
