@@ -15,6 +15,7 @@ import numpy as np
 from energy.agreement import agreement
 from energy.align import Lag
 from energy.amortise import Uses, amortised, prompts_of, uses
+from energy.carbon import Grid
 from energy.curve import Curve, choose, curves_of
 from energy.device import HOST, Asked, Device, attributed, estimated, resplit
 from energy.fit import Profile
@@ -75,9 +76,10 @@ def attribute_run(
     level: str | None = None,
     profile: Profile | None = None,
     prefixes: str = "creator",
+    grid: Grid | None = None,
 ) -> Attribution:
     """Attribute a run and write attribution.parquet, workflows.parquet and ledger.json into it. prefixes: "creator" or
-    "amortised" (energy.amortise; UserError where the run does not say who hit what)."""
+    "amortised" (energy.amortise; UserError where the run does not say who hit what). grid: gCO2e too."""
     if prefixes == "amortised" and policy in POLICIES and policy not in KNOW_OWN:
         raise UserError(f"--prefixes amortised --policy {policy}: it knows no own joules; take {' or '.join(KNOW_OWN)}")
     data = load_run(run)
@@ -87,7 +89,7 @@ def attribute_run(
         if found.estimated:
             result.notes.append(IN_BYTES)
         result = with_prefixes(result, uses(data.requests, found.prompts, found.size))
-    write(run, result)
+    write(run, result, grid)
     return result
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from energy.carbon import Grid
 from energy.fit import TERMS, Fit
 from energy.ledger import book
 from energy.rollup import class_report, workflow_table
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from energy.attribute import Attribution
 
 
-def write(run: RunDir, result: Attribution) -> None:
-    """The three files of an attribution."""
+def write(run: RunDir, result: Attribution, grid: Grid | None = None) -> None:
+    """The three files of an attribution; with a grid gCO2e beside the joules of each workflow and class."""
     requests = result.requests
     n = len(requests)
     tables = []
@@ -50,6 +51,9 @@ def write(run: RunDir, result: Attribution) -> None:
         )
     table = pa.concat_tables(tables) if tables else _empty()
     workflows = workflow_table(requests, result.figures)
+    if grid is not None and "active_uj" in workflows.columns:
+        workflows.columns["gco2e"] = grid.gco2e(1.0) * workflows.columns["active_uj"]
+        result.totals["carbon"] = grid.report(result.totals["class_uj"])
     result.totals["workflow_classes"] = class_report(workflows)
     try:
         pq.write_table(table, run.file("attribution.parquet"))

@@ -174,7 +174,8 @@ def by_label(labels: Labels, values: Floats | Ints) -> dict[str, int]:
 def class_report(table: WorkflowTable) -> dict[str, dict[str, Any]]:
     """Per class: workflows, requests, makespan and TTFT percentiles (ms; TTFT of a workflow's first
     request from its due time, else arrival), half width of the interval (share), J per workflow, per output token, per
-    successful workflow."""
+    successful workflow (failed ones' joules included), joules along the critical paths, energy-delay product of a
+    workflow (mean of active J x makespan s), and gCO2e where a grid was given."""
     columns = table.columns
     names = np.array(columns["class"])
     out: dict[str, dict[str, Any]] = {}
@@ -199,6 +200,9 @@ def class_report(table: WorkflowTable) -> dict[str, dict[str, Any]]:
                 "j_per_workflow": active / 1e6 / int(here.sum()),
                 "j_per_output_token": active / 1e6 / tokens if tokens else None,
                 "j_per_successful_workflow": active / 1e6 / good if good else None,
+                "critical_path_uj": int(columns["critical_path_uj"][here].sum()),
+                "edp_js": float(columns["edp_js"][here].mean()),
+                "gco2e": float(columns["gco2e"][here].sum()) if "gco2e" in columns else None,
             }
         out[name] = row
     return out

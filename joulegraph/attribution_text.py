@@ -70,6 +70,10 @@ def per_class(out: dict[str, Any], classes: dict[str, dict[str, Any]]) -> Iterat
     yield "own: its tokens and contexts; active: and its share of what was on for work, +- 90 % interval (median"
     yield "workflow); full: and of idle. J/token: active per output token. TTFT: first token of a workflow's first"
     yield "request, ms after it was due (after it arrived, where nothing says when it was due)"
+    yield ""
+    yield from drawn(work_table(classes))
+    yield "per successful workflow: joules of failed ones included; critical path: share of the joules on it; EDP: mean"
+    yield "of active joules x makespan"
     told = out.get("intervals")
     if told and told["median_half_width"] is not None:
         yield (
@@ -102,6 +106,29 @@ def class_table(classes: dict[str, dict[str, Any]]) -> Table:
             "-" if token is None else f"{token:.3g}",
             *("-" if ttft is None else f"{ttft[q]:,.1f}" for q in ("p50", "p95")),
         )  # fmt: skip
+    return table
+
+
+def work_table(classes: dict[str, dict[str, Any]]) -> Table:
+    """What a class's workflows came to: a row a class; fits 80 columns."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    carbon = any(row.get("gco2e") is not None for row in classes.values())
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("class", overflow="fold")
+    for name in ("J per successful", "critical path", "EDP J s", *(["gCO2e"] if carbon else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row in classes.items():
+        good, active = row["j_per_successful_workflow"], row["active_uj"]
+        cells = [
+            "-" if good is None else f"{good:,.2f}",
+            f"{row['critical_path_uj'] / active:.0%}" if active else "-",
+            f"{row['edp_js']:,.4g}",
+            *([f"{row['gco2e']:.3g}"] if carbon else []),
+        ]
+        table.add_row(Text(name), *cells)
     return table
 
 

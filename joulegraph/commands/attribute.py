@@ -37,16 +37,18 @@ def run(args: argparse.Namespace) -> int:
     import orjson
 
     from energy.attribute import attribute_run
+    from energy.carbon import NO_SOURCE, Grid
     from energy.truth import score_truth
     from joulegraph.attribution_text import text
     from traces.rundir import RunDir
 
     where = RunDir.open(args.run)
     profile = _profile(args.profile) if args.profile is not None else None
-    result = attribute_run(where, policy=args.policy, level=args.level, profile=profile, prefixes=args.prefixes)
+    grid = None if args.grid is None else Grid(args.grid, args.pue, args.grid_source or NO_SOURCE)
+    result = attribute_run(
+        where, policy=args.policy, level=args.level, profile=profile, prefixes=args.prefixes, grid=grid
+    )
     out = {"run": str(args.run), **result.totals, "truth_error": score_truth(where, result)}
-    if args.grid is not None:
-        out["carbon"] = carbon(out, args.grid, args.pue, args.grid_source)
     if args.predict is not None:
         out |= predictions(result, args.predict)
     if args.json:
@@ -73,23 +75,6 @@ def _profile(name: str) -> Any:
         raise UserError(
             f"--profile {name}: not readable as a profile ({error}); give a file of joulegraph calibrate, or: {known}"
         ) from error
-
-
-def carbon(out: dict[str, Any], grid: float, pue: float, source: str | None) -> dict[str, Any]:
-    """gCO2e of the attributed joules of everything measured (hbm lies inside gpu), per run and class."""
-    from traces.errors import UserError
-
-    if grid < 0 or pue < 1:
-        raise UserError(f"--grid {grid} --pue {pue}: an intensity is at least 0 and a PUE at least 1")
-    per_uj = grid * pue / 3.6e12
-    classes = {name: uj * per_uj for name, uj in out.get("class_uj", {}).items()}
-    return {
-        "gco2e": sum(classes.values()),
-        "class_gco2e": classes,
-        "grid_gco2e_per_kwh": grid,
-        "pue": pue,
-        "grid_source": source or "given on the command line, no source named",
-    }
 
 
 def predictions(result: Any, path: Path) -> dict[str, Any]:

@@ -44,6 +44,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "truth_error": facts.truth,
         "ledger": _ledger(ledger),
         "measured_j": measured(ledger),
+        "class_energy": class_energy(ledger),
         "class_components_j": class_components(facts),
         "top_workflows": [workflow_row(w) for w in top_workflows(facts)],
         "agents": agents(facts)[:TOP],
@@ -65,7 +66,27 @@ def _ledger(ledger: dict[str, Any]) -> dict[str, Any] | None:
         return None
     keep = {k: v for k, v in ledger.items() if k not in ("devices", "workflow_classes", "class_uj", "agent_uj")}
     devices = [{k: v for k, v in d.items() if k != "blocks"} for d in ledger.get("devices", ())]
+    if hit := keep.get("preempted"):
+        keep["preempted"] = {**hit, "listed": hit["listed"][:TOP]}
     return {**keep, "devices": devices}
+
+
+def class_energy(ledger: dict[str, Any]) -> list[dict[str, Any]]:
+    """Per class what its workflows came to in joules: attributed, per successful workflow, along the critical paths,
+    energy-delay product, gCO2e where a grid was given. [] where nothing was attributed."""
+    rows = ledger.get("workflow_classes") or {}
+    return [
+        {
+            "name": name,
+            "active_j": row["active_uj"] / 1e6,
+            "j_per_successful_workflow": row.get("j_per_successful_workflow"),
+            "critical_path_j": _j(row.get("critical_path_uj")),
+            "edp_js": row.get("edp_js"),
+            "gco2e": row.get("gco2e"),
+        }
+        for name, row in rows.items()
+        if row.get("active_uj") is not None
+    ]
 
 
 def measured(ledger: dict[str, Any]) -> dict[str, float]:
@@ -112,7 +133,13 @@ def workflow_row(w: Workflow) -> dict[str, Any]:
         "high_j": _j(w.uj("high")),
         "full_j": _j(w.uj("full")),
         "critical_path_j": _j(sum(path_uj)) if path_uj else None,
+        "edp_js": edp_js(w.uj(), w.makespan_ns),
     }
+
+
+def edp_js(uj: int | None, makespan_ns: int | None) -> float | None:
+    """Energy-delay product, J s."""
+    return None if uj is None or makespan_ns is None else uj / 1e6 * makespan_ns / 1e9
 
 
 def _ms(ns: float | None) -> float | None:

@@ -88,6 +88,42 @@ def test_the_page_says_everything_that_was_asked(page: str) -> None:
     assert page.count("<svg") == 6 and len(page) < 1_500_000
 
 
+def test_the_books_say_what_stays_unaccounted_and_what_workflows_came_to(whole_run: RunDir) -> None:
+    facts = gather(whole_run)
+    node = {
+        "source": "ipmi", "seconds": 90.0, "node_uj": 9_000_000_000, "parts_uj": {"gpu": 6_500_000_000},
+        "measured_uj": 6_500_000_000, "unaccounted_uj": 2_500_000_000,
+    }  # fmt: skip
+    classes = {k: {**row, "gco2e": 1.5} for k, row in facts.ledger["workflow_classes"].items()}  # type: ignore[index]
+    carbon = {"gco2e": 6.0, "grid_gco2e_per_kwh": 380.0, "grid_source": "a year's mean", "pue": 1.2}
+    hit = {"requests": 3, "recomputed_tokens": 4567, "listed": []}
+    drafts = {"requests": 9, "draft_tokens": 1234, "accepted_tokens": 617, "acceptance": 0.5}
+    more = {"node": node, "carbon": carbon, "workflow_classes": classes, "preempted": hit, "speculation": drafts}
+    whole = replace(facts, ledger={**(facts.ledger or {}), **more})
+    value = document(whole)
+    page = render_html(whole, value)
+    parsed(page)
+    for words in (
+        "Unaccounted: 2,500 J",
+        "gCO2e",
+        "380 g/kWh",
+        "a year's mean".replace("'", "&#39;"),
+        "4,567",
+        "1,234",
+    ):
+        assert words in page, words
+    for row in value["class_energy"]:
+        assert row["j_per_successful_workflow"] > 0
+        assert 0 < row["critical_path_j"] <= row["active_j"]
+        assert row["edp_js"] > 0
+    assert sum(r["active_j"] for r in value["class_energy"]) == pytest.approx(value["summary"]["active_j"])
+    assert all(w["edp_js"] == pytest.approx(w["active_j"] * w["makespan_ms"] / 1e3) for w in value["top_workflows"])
+    plain = render_html(facts, document(facts))
+    assert "Unaccounted" not in plain
+    assert "gCO2e" not in plain
+    assert "EDP" in plain
+
+
 def test_the_same_run_gives_the_same_bytes(whole_run: RunDir, page: str) -> None:
     facts = gather(whole_run)
     assert render_html(facts, document(facts)) == page
