@@ -39,7 +39,7 @@ class StreamObserver(Observer):
             len(body) > shape.frame
             and body.startswith(shape.prefix)
             and body.endswith(shape.ending)
-            and body.find(b"\n\n") == len(body) - 2
+            and body.find(_LF, shape.at) == len(body) - 2
             and body[shape.at] != _QUOTE  # a quote: no text in it
             and self._splitter.at_border
             and _CR not in body
@@ -78,7 +78,7 @@ class StreamObserver(Observer):
             after = last + len(shape.ending)
             run = body.count(shape.between, at, last) + 1
             # Between two borders there is one text and no other line, and it does not begin with the closing quote.
-            if body.count(b"\n", at, after) == 2 * run and body.find(shape.empty, at, after) < 0:
+            if body.count(b"\n", at, after) == 2 * run and body.find(shape.prefix + b'"', at, after) < 0:
                 at, tokens = after, tokens + run
         if at == len(body):
             return tokens
@@ -108,7 +108,7 @@ class StreamObserver(Observer):
 
     def _tail(self, body: bytes, at: int, shape: Shape) -> int | None:
         """The tokens of what most often ends a stream: a last event, usage, the end marker. None for anything else."""
-        border = body.find(b"\n\n", at)
+        border = body.find(_LF, at)
         last = shape.last(body[at:border]) if body.startswith(shape.prefix, at) else None
         said = None if last is None else shape.usage(body, border + 2, USAGE_AND_END)
         if last is None or said is None:
@@ -143,10 +143,13 @@ class StreamObserver(Observer):
 
     def _recall(self, raw: bytes) -> Shape | None:
         """The shape of the last stream, its id apart, if this first token event begins like that one's."""
-        shape = self._shape = recalled(self._read, self.keeps_text, raw)
-        if shape is not None and self.response_id is None:
-            self.response_id = shape.identity
-        return shape
+        found = recalled(self._read, self.keeps_text, raw)
+        if found is None:
+            return None
+        self._shape, identity = found
+        if self.response_id is None:
+            self.response_id = identity
+        return self._shape
 
     def _slow(self, raw: bytes) -> int:
         if raw.startswith(b"data: ") and _LF not in raw:

@@ -12,6 +12,7 @@ from typing import Any
 
 from engines.observers import Observer, Reader, Usage
 
+_BACKSLASH = 92
 _ENDS_LIMIT = 64
 """forms of a last event kept per template"""
 _CHOICES = b'"choices":['
@@ -31,13 +32,14 @@ class Template:
     """What streams of one dialect have in common: the bytes before the reply's id, from its end to the text, after the
     text, and the last events seen so far."""
 
-    __slots__ = ("at", "ends", "head", "middle", "suffix")
+    __slots__ = ("at", "ending", "ends", "head", "middle", "suffix")
 
     def __init__(self, head: bytes, middle: bytes, suffix: bytes) -> None:
         self.head = head
         self.at = len(head)
         self.middle = middle
         self.suffix = suffix
+        self.ending = suffix + b"\n\n"
         self.ends: dict[bytes, str] = {}
         """what follows the text of a last event (led by its opening quote where there is no text) -> finish reason"""
 
@@ -45,32 +47,27 @@ class Template:
 class Shape:
     """The bytes around the text of one stream's plain token events."""
 
-    __slots__ = ("at", "between", "empty", "ending", "ends", "frame", "identity", "prefix", "suffix")
+    __slots__ = ("at", "between", "ending", "frame", "prefix", "suffix", "template")
 
-    def __init__(self, prefix: bytes, suffix: bytes, ends: dict[bytes, str], identity: str | None) -> None:
-        ending = suffix + b"\n\n"
+    def __init__(self, prefix: bytes, template: Template) -> None:
         self.prefix = prefix
-        self.suffix = suffix
-        self.ending = ending
+        self.template = template
+        self.suffix = suffix = template.suffix
+        self.ending = ending = template.ending
         self.between = ending + prefix
         """end of a plain token event and beginning of the next"""
-        self.empty = prefix + b'"'
-        """beginning of an event whose text is empty"""
         self.at = at = len(prefix)
         """where the text begins"""
         self.frame = at + len(suffix)
-        self.ends = ends
-        self.identity = identity
-        """the reply's id"""
 
     def last(self, raw: bytes) -> tuple[str, int] | None:
         """Finish reason and tokens of a last event of known form; it begins with the prefix."""
         at = self.at
         end = raw.find(b'"', at)
         if end == at:
-            reason = self.ends.get(raw[at - 1 :])
+            reason = self.template.ends.get(raw[at - 1 :])
             return None if reason is None else (reason, 0)
-        reason = self.ends.get(raw[end:])
+        reason = self.template.ends.get(raw[end:])
         return None if reason is None or not _plain(raw[at:end]) else (reason, 1)
 
     def usage(self, raw: bytes, at: int, form: re.Pattern[bytes]) -> re.Match[bytes] | None:
@@ -83,19 +80,20 @@ _TEMPLATES: dict[tuple[Reader, bool], Template] = {}
 """The last one seen per dialect (and whether text is kept, which needs the text's own member)."""
 
 
-def recalled(read: Reader, keep_text: bool, raw: bytes) -> Shape | None:
-    """The shape of a stream from its first token event, if that begins like the last stream's, its id apart."""
+def recalled(read: Reader, keep_text: bool, raw: bytes) -> tuple[Shape, str] | None:
+    """The shape of a stream and its id, from its first token event, if that begins like the last stream's, its id
+    apart."""
     template = _TEMPLATES.get((read, keep_text))
     if template is None or not raw.startswith(template.head):
         return None
-    at = template.at
+    at, middle = template.at, template.middle
     end = raw.find(b'"', at)
-    if not raw.startswith(template.middle, end):
+    if not raw.startswith(middle, end):
         return None
     identity = raw[at:end]
-    if b"\\" in identity or not identity.isascii():
+    if _BACKSLASH in identity or not identity.isascii():
         return None
-    return Shape(raw[: end + len(template.middle)], template.suffix, template.ends, identity.decode())
+    return Shape(raw[: end + len(middle)], template), identity.decode()
 
 
 def learned(read: Reader, keep_text: bool, members: tuple[bytes, ...], raw: bytes, row: dict[str, Any]) -> Shape | None:
@@ -114,33 +112,33 @@ def learned(read: Reader, keep_text: bool, members: tuple[bytes, ...], raw: byte
         end = string_end(raw, start) if at >= 0 else -1
         if end > start and raw.endswith(b"}"):
             prefix, suffix = raw[:start], raw[_after_sequence(raw, end) :]
-            ends = _remembered(read, keep_text, prefix, suffix, seen.response_id)
-            return Shape(prefix, suffix, ends, seen.response_id)
+            return Shape(prefix, _remembered(read, keep_text, prefix, suffix, seen.response_id))
     return None
 
 
-def _remembered(read: Reader, keep_text: bool, prefix: bytes, suffix: bytes, identity: str | None) -> dict[bytes, str]:
-    """Keep the template for the next stream of this dialect; the last events known for it."""
+def _remembered(read: Reader, keep_text: bool, prefix: bytes, suffix: bytes, identity: str | None) -> Template:
+    """The template, kept for the next stream of this dialect."""
     quoted = b'"%s"' % (identity or "").encode()
     at = prefix.find(quoted)
-    if len(quoted) <= 2 or at < 0 or b"\\" in quoted:
-        return {}
+    if len(quoted) <= 2 or at < 0 or _BACKSLASH in quoted:
+        return Template(prefix, b"", suffix)
     template = Template(prefix[: at + 1], prefix[at + len(quoted) - 1 :], suffix)
     _TEMPLATES[(read, keep_text)] = template
-    return template.ends
+    return template
 
 
 def learn_last(read: Reader, shape: Shape, raw: bytes, row: dict[str, Any]) -> None:
     """Remember the form of a parsed last event, where all it says is the finish reason (and one token of text)."""
     at = shape.at
-    if not raw.startswith(shape.prefix) or len(shape.ends) >= _ENDS_LIMIT:
+    ends = shape.template.ends
+    if not raw.startswith(shape.prefix) or len(ends) >= _ENDS_LIMIT:
         return
     end = raw.find(b'"', at)
     if end < 0 or not _plain(raw[at:end]):
         return
     seen = Observer()
     if read(seen, row) == (end > at) and seen.finish_reason is not None and _silent(seen):
-        shape.ends[raw[end if end > at else at - 1 :]] = seen.finish_reason
+        ends[raw[end if end > at else at - 1 :]] = seen.finish_reason
 
 
 def _silent(seen: Observer) -> bool:
@@ -154,7 +152,7 @@ def _silent(seen: Observer) -> bool:
 
 def _plain(text: bytes) -> bool:
     """The inside of a JSON string, of ASCII without escapes (or nothing)."""
-    return text.isascii() and b"\\" not in text and text.decode().isprintable()
+    return text.isascii() and _BACKSLASH not in text and text.decode().isprintable()
 
 
 def string_end(raw: bytes, start: int) -> int:
