@@ -5,6 +5,7 @@ Used by study.py; reads the sweep's tables, plays nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ class Table:
         self.points = asked.points
         self.turned = asked.turn_knobs
         self.values: dict[str, Found] = {}
-        for row in means(results(asked, out), factor_names(asked.points)):
+        rows = results(asked, out)
+        self.runs = [(row["state"], row["why"]) for row in rows if row["class"] == "all"]
+        for row in means(rows, factor_names(asked.points)):
             if row["class"] == "all":
                 self.values.setdefault(row["point"], {})[row["figure"]] = row
 
@@ -222,6 +225,16 @@ def capacity_rows(table: Table, arm: Arm) -> str:
     return "\n".join(rows)
 
 
+def counted(table: Table) -> str:
+    """How many runs stand in the figures, and why others do not."""
+    whole = sum(state == "complete" for state, _ in table.runs)
+    reasons = Counter(
+        f"{state}: {(why or 'no reason given').rstrip('.')}" for state, why in table.runs if state != "complete"
+    )
+    rest = "".join(f"; {n} {why}" for why, n in reasons.items())
+    return f"{whole} of {len(table.runs)} runs are in the figures{rest}."
+
+
 def document(table: Table, command: str, arms: list[Arm], repeats: int, implied: bool) -> str:
     """study.md."""
     note = (
@@ -231,9 +244,10 @@ def document(table: Table, command: str, arms: list[Arm], repeats: int, implied:
         if implied
         else "Measured on the engine named."
     )
+    intervals = "± half the 95 % interval" if repeats > 1 else "so no interval"
     engines = " and ".join(f"{arm.name} ({arm.engine}, batch size is {arm.knob})" for arm in arms)
     parts = [
-        f"`{command}`: {engines}; {repeats} repeats, ± half the 95 % interval; 16 users in a closed loop. {note}",
+        f"`{command}`: {engines}; {repeats} repeat{'s' * (repeats > 1)}, {intervals}; 16 users in a closed loop. {note} {counted(table)}",
         *[part for arm in arms for part in _of_arm(table, arm)],
     ]
     if len(arms) == 2:

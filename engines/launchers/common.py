@@ -120,10 +120,19 @@ def tail(log: Path, lines: int = 12) -> list[str]:
         return []
 
 
+def _with_detail(rows: list[str], index: int, line: str) -> str:
+    """pydantic says in the first line how many errors there are and in the next which."""
+    return (
+        f"{line}: {rows[index + 1]}"
+        if re.search(r"\d+ validation errors? for \w+$", line) and index + 1 < len(rows)
+        else line
+    )
+
+
 def decisive_line(log: Path) -> str:
     """The line of a log that says why it ended: the last error, else the last line."""
     rows = [_PREFIX.sub("", row).strip() for row in tail(log, 400)]
-    found = [match.group(0) for row in rows if (match := _DECISIVE.search(row))]
+    found = [_with_detail(rows, i, match.group(0)) for i, row in enumerate(rows) if (match := _DECISIVE.search(row))]
     # The first error that is no follow-up of another names the cause.
     causes = [line for line in found if "Engine core initialization failed" not in line]
     chosen = (causes or found or [row for row in rows if row] or ["the log is empty"])[-1]

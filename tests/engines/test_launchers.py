@@ -238,6 +238,8 @@ def test_the_decisive_line_of_a_log(tmp_path: Path) -> None:
     """
     log.write_text(textwrap.dedent(trace))
     assert decisive_line(log) == "ValueError: No available memory for the cache blocks."
+    log.write_text("x.ValidationError: 1 validation error for ModelConfig\n  Value error, too long\n    For further\n")
+    assert decisive_line(log) == "ValidationError: 1 validation error for ModelConfig: Value error, too long"
 
 
 def test_llama_cpp_refusals(tmp_path: Path) -> None:
