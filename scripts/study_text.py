@@ -247,7 +247,8 @@ def document(table: Table, command: str, arms: list[Arm], repeats: int, implied:
     intervals = "± half the 95 % interval" if repeats > 1 else "so no interval"
     engines = " and ".join(f"{arm.name} ({arm.engine}, batch size is {arm.knob})" for arm in arms)
     parts = [
-        f"`{command}`: {engines}; {repeats} repeat{'s' * (repeats > 1)}, {intervals}; 16 users in a closed loop. {note} {counted(table)}",
+        f"`{command}`: {engines}; {repeats} repeat{'s' * (repeats > 1)}, {intervals}; 16 users in a closed loop. "
+        f"{note} {counted(table)}",
         *[part for arm in arms for part in _of_arm(table, arm)],
     ]
     if len(arms) == 2:
