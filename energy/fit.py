@@ -18,6 +18,7 @@ from scipy.optimize import nnls
 
 from energy.curve import Curve, borders
 from energy.tables import Floats, Ints, Mask
+from energy.timefit import PREFILL, TIES
 from energy.work import FEATURES, WorkCurve
 from traces.errors import UserError
 
@@ -282,6 +283,9 @@ def _prior(x: Floats, spans: Spans, seconds: Floats, profile: Profile | None) ->
     loose[0] = max(0.5 * idle_w, 1.0)
     loose[1] = max(0.2 * idle_w, 1.0)  # a tail of seconds cannot say much of itself
     loose[2] = max(0.5 * busy_w, 1.0)
+    token = prior[3 + PREFILL]
+    for feature, ratio, sd in TIES if token > 0 else ():
+        loose[3 + feature] = min(loose[3 + feature], max(sd, ratio) * token)
     if profile is None:
         return prior, loose, "this run's mean busy power for the time each unit of work takes"
     for k, term in enumerate(TERMS):

@@ -13,9 +13,14 @@ from scipy.optimize import nnls
 from energy.tables import Floats
 from energy.work import FEATURES, WorkCurve
 
+PREFILL = FEATURES.index("prefill")
 STEPS_PER_CELL = 20
 FEWEST_STEPS = 200
 """told steps below which cells are used"""
+TIES = ((FEATURES.index("decode"), 1.0, 2.0), (FEATURES.index("prefill_context"), 4e-5, 8e-5))
+"""(feature, its cost as a multiple of a prompt token's, sd): where a run cannot tell it from the steps it came in (one
+request at a time: as many tokens as steps), a decoded token takes the matrix work of a prompt token and attention its
+share of it: 4 x layers x width FLOPs against 2 x parameters, 2e-5 to 6e-5 of models from 1 to 70 billion"""
 ODD, STALL_S = 3.0, 0.1
 """a step that lasts this many times what its work takes, and this much more, was stalled: no cost of work"""
 
@@ -36,10 +41,20 @@ def _robust(x: Floats, y: Floats) -> Floats:
 
 
 def _solve(x: Floats, y: Floats, ridge: float) -> Floats:
+    """Twice: what a prompt token takes, then all with what is tied to it."""
     scale = np.maximum(x.mean(0), 1e-30)
     small = ridge * np.sqrt(len(y)) * float(y.mean())
-    a = np.vstack([x / scale, small * np.eye(x.shape[1]) / x.shape[1]])
-    out: Floats = nnls(a, np.concatenate([y, np.zeros(x.shape[1])]))[0] / scale * (x.mean(0) > 0)
+    rows, aims = [x / scale, small * np.eye(x.shape[1]) / x.shape[1]], [y, np.zeros(x.shape[1])]
+    out: Floats = nnls(np.vstack(rows), np.concatenate(aims))[0] / scale * (x.mean(0) > 0)
+    token = float(out[PREFILL])
+    if token <= 0:
+        return out
+    for feature, ratio, sd in TIES:
+        row = np.zeros(x.shape[1])
+        row[feature] = small / (sd * token) / scale[feature]
+        rows.append(row[None, :])
+        aims.append(np.array([small * ratio / sd]))
+    out = nnls(np.vstack(rows), np.concatenate(aims))[0] / scale * (x.mean(0) > 0)
     return out
 
 
