@@ -14,6 +14,8 @@ import numpy as np
 from energy.tables import Floats, Ints, Mask, Series
 
 GAP_PERIODS = 3
+GAP_NS = 500_000_000
+"""a longer pause between nodes than both is a gap: what a gauge missed there is a guess, and a counter's shape is none"""
 EVERY_READ = 0.7
 """share of reads with a new value above which the sensor updates faster than it is read: each read is a node"""
 
@@ -32,7 +34,8 @@ class Window:
 class Curve:
     """Nodes (t_ns, uj) of cumulative energy. Both ascending; uj integer, starting at 0.
 
-    broken[k] is true where the energy between node k and k + 1 is not known (a reset): uj does not move there.
+    broken[k] is true where the energy between node k and k + 1 is not known: a reset, where uj does not move, or a gap in
+    a gauge's readings, where a straight line stands in.
     """
 
     device: str
@@ -73,6 +76,11 @@ class Curve:
         error = self._slack(low) + self._slack(high) + 2 * self.quantum_uj
         return Window(float(ends[1] - ends[0]), (high - low - unknown) / (t1_ns - t0_ns), error)
 
+    def resolved(self, t_ns: int) -> bool:
+        """Whether nodes lie close enough around an instant to say what had been drawn by then."""
+        k = int(np.clip(np.searchsorted(self.t_ns, t_ns, "right") - 1, 0, len(self.t_ns) - 2))
+        return int(self.t_ns[k + 1] - self.t_ns[k]) <= _gap_ns(self.period_ns)
+
     def _broken_ns(self, low: int, high: int) -> int:
         k = np.flatnonzero(self.broken)
         return int(np.sum(np.maximum(0, np.minimum(self.t_ns[k + 1], high) - np.maximum(self.t_ns[k], low))))
@@ -105,6 +113,10 @@ def unwrap(value: Ints, t_ns: Ints, wraps_at: int | None) -> tuple[Ints, Mask]:
         step = np.where(back & plausible, wrapped, step)
         back &= ~plausible
     return np.concatenate([[0], np.cumsum(np.where(back, 0, step))]).astype(np.int64), back
+
+
+def _gap_ns(period_ns: int) -> int:
+    return max(GAP_PERIODS * period_ns, GAP_NS)
 
 
 def _from_counter(series: Series) -> Curve | str:
@@ -199,7 +211,7 @@ def _from_gauge(series: Series) -> Curve:
     period = int(np.median(np.diff(t))) if len(t) > 1 else 0
     return Curve(
         series.info.device, series.info.domain, series.info.source, t, uj, np.full(len(t), period // 2),
-        np.zeros(max(0, len(t) - 1), bool), 1, period, integrated=True, simulated=series.info.simulated,
+        np.diff(t) > _gap_ns(period), 1, period, integrated=True, simulated=series.info.simulated,
         estimated=series.info.estimated,
     )  # fmt: skip
 

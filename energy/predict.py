@@ -74,11 +74,12 @@ def _phase(basis: Basis, phase: dict[str, Any], profile: Profile | None) -> dict
     begin, end = ((int(phase[k]) - origin) / 1e9 for k in ("t_ns", "end_ns"))
     lag_ns = round(basis.lag.lag_s * 1e9)
     measured = basis.curve.between(int(phase["t_ns"]) + lag_ns, int(phase["end_ns"]) + lag_ns)
+    lost = _lost(basis.curve, *(int(phase[k]) + lag_ns for k in ("t_ns", "end_ns")))
     row: dict[str, Any] = {
         "phase": phase["phase"],
         "run": phase.get("run"),
         "kind": phase.get("kind", phase.get("n", phase.get("n_out"))),
-        "measured_uj": round(measured.uj) if measured.covered > 0.99 else None,
+        "measured_uj": round(measured.uj) if lost is None else None,
         **dict.fromkeys(("predicted_uj", "held_out_uj", "null_uj", "planned_uj")),
     }
     spans, seconds = basis.spans, basis.spans.seconds
@@ -88,13 +89,24 @@ def _phase(basis: Basis, phase: dict[str, Any], profile: Profile | None) -> dict
     held = _fitted(spans.where(apart), seconds_of, profile)
     if held is not None:
         row["held_out_uj"] = round(1e6 * _energy(basis, held, begin, end))
+    if lost is not None:
+        row["why"] = lost
     earlier = _fitted(spans.where(before), _time_before(basis.work, begin), profile)
     if earlier is None:
-        return row | {"why": "too little precedes this phase to fit on"}
+        return row | {"why": "; ".join(filter(None, (lost, "too little precedes this phase to fit on")))}
     row["predicted_uj"] = round(1e6 * _energy(basis, earlier, begin, end))
     row["null_uj"] = round(1e6 * _null(spans.where(before), basis.work, begin, end))
     row["planned_uj"] = round(1e6 * _planned(basis, earlier, begin, end))
     return row
+
+
+def _lost(curve: Curve, begin_ns: int, end_ns: int) -> str | None:
+    """Why the energy of an interval was not measured, None where it was."""
+    if curve.between(begin_ns, end_ns).covered <= 0.99:
+        return "the sensor does not cover this phase"
+    if not (curve.resolved(begin_ns) and curve.resolved(end_ns)):
+        return "the sensor was not read around an end of this phase"
+    return None
 
 
 def _fitted(spans: Spans, seconds: Floats, profile: Profile | None) -> Fit | None:

@@ -12,6 +12,9 @@ import numpy as np
 
 from energy.tables import Floats, Ints, Mask, RequestTable, known
 
+APART = 0.1
+"""share of the time its prompts take by which a group of first tokens must follow the one before to be a step of its
+own: a reader is late by milliseconds, a step of long prompts lasts hundreds"""
 NOT_SERVED = ("rejected", "skipped", "unreachable")
 
 
@@ -131,8 +134,7 @@ def _pace(sent: Floats, first_ns: Ints, origin: int, computed: Floats) -> float:
     sent, first, computed = sent[ok], (first_ns[ok] - origin) / 1e9, computed[ok]
     alone = _weighted((first - sent) / computed, computed, 0.1)
     order = np.argsort(first, kind="stable")
-    new = np.diff(first[order], prepend=-np.inf) > 0.002
-    at = np.flatnonzero(new)
+    at = np.flatnonzero(_steps(first[order], computed[order], alone, 0.002))
     begin, tokens = first[order][at], np.add.reduceat(computed[order], at)
     latest = np.maximum.reduceat(sent[order], at)
     queued = np.flatnonzero(latest[1:] < begin[:-1]) + 1
@@ -158,11 +160,24 @@ def _fifo(sent: Floats, first: Floats, last: Floats, computed: Floats, decode: F
     gap = float(np.quantile((last[some] - first[some]) / decode[some], 0.9)) if np.any(some) else 0.0
     order = np.argsort(first, kind="stable")
     f = first[order]
-    new = np.concatenate([[True], np.diff(f) > max(0.002, 0.25 * gap)])
-    group_start = f[np.flatnonzero(new)]
+    new = _steps(f, computed[order], pace, max(0.002, 0.25 * gap))
+    at = np.flatnonzero(new)
     index = np.cumsum(new) - 1
-    previous = np.where(index > 0, group_start[np.maximum(index - 1, 0)], -np.inf)
+    together = np.empty_like(first)
+    together[order] = np.add.reduceat(computed[order], at)[index]
+    previous = np.where(index > 0, f[at][np.maximum(index - 1, 0)], -np.inf)
     begin = np.empty_like(first)
     begin[order] = previous
-    cap = 3 * computed * pace + 2 * gap
+    cap = np.maximum(3 * computed, 1.5 * together) * pace + 2 * gap
     return np.minimum(np.maximum.reduce([sent, np.minimum(begin, first - computed * pace), first - cap]), first - 1e-6)
+
+
+def _steps(first: Floats, computed: Floats, pace: float, least: float) -> Mask:
+    """Where a new group of first tokens begins, times in order: groups that follow one another too closely for the
+    tokens of the later one came out of one step, and were read apart."""
+    new = np.diff(first, prepend=-np.inf) > least
+    at = np.flatnonzero(new)
+    gap = np.diff(first[at], prepend=-np.inf)
+    new[at] = gap > APART * pace * np.add.reduceat(computed, at)
+    new[0] = True
+    return np.asarray(new)
