@@ -15,7 +15,7 @@ from energy.tables import Floats, Ints, Mask, Series
 
 GAP_PERIODS = 3
 GAP_NS = 500_000_000
-"""a longer pause between nodes than both is a gap: what a gauge missed there is a guess, and a counter's shape is none"""
+"""a longer pause between nodes than both is a gap: a gauge's energy there is a guess, a counter's shape unknown"""
 EVERY_READ = 0.7
 """share of reads with a new value above which the sensor updates faster than it is read: each read is a node"""
 
@@ -34,8 +34,8 @@ class Window:
 class Curve:
     """Nodes (t_ns, uj) of cumulative energy. Both ascending; uj integer, starting at 0.
 
-    broken[k] is true where the energy between node k and k + 1 is not known: a reset, where uj does not move, or a gap in
-    a gauge's readings, where a straight line stands in.
+    broken[k] is true where the energy between node k and k + 1 is not known: a reset, where uj does not move, or a
+    gap in a gauge's readings, where a straight line stands in.
     """
 
     device: str

@@ -54,8 +54,8 @@ def _solve(x: Floats, y: Floats, ridge: float) -> Floats:
         row[feature] = small / (sd * token) / scale[feature]
         rows.append(row[None, :])
         aims.append(np.array([small * ratio / sd]))
-    out = nnls(np.vstack(rows), np.concatenate(aims))[0] / scale * (x.mean(0) > 0)
-    return out
+    tied: Floats = nnls(np.vstack(rows), np.concatenate(aims))[0] / scale * (x.mean(0) > 0)
+    return tied
 
 
 def cell_seconds(curve: WorkCurve) -> float:
