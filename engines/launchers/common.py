@@ -19,7 +19,11 @@ import orjson
 
 from traces.errors import UserError
 
-_DECISIVE = re.compile(r"(\w*(Error|Exception|Exit)\b: .+|error: .+|CUDA out of memory.*|No such file.*)")
+_DECISIVE = re.compile(
+    r"(\w*(Error|Exception|Exit)\b: .+|error: .+|CUDA out of memory.*|No such file.*|"
+    r"engine core exited unexpectedly)"
+)
+_FOLLOW_UPS = ("Engine core initialization failed", "EngineCore encountered an issue")
 _PREFIX = re.compile(r"^\(\w+ pid=\d+\)\s*|^\w+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s*")
 
 
@@ -131,9 +135,9 @@ def _with_detail(rows: list[str], index: int, line: str) -> str:
 
 def decisive_line(log: Path) -> str:
     """The line of a log that says why it ended: the last error, else the last line."""
-    rows = [_PREFIX.sub("", row).strip() for row in tail(log, 400)]
+    rows = [_PREFIX.sub("", row).strip() for row in tail(log, 4000)]
     found = [_with_detail(rows, i, match.group(0)) for i, row in enumerate(rows) if (match := _DECISIVE.search(row))]
-    # The first error that is no follow-up of another names the cause.
-    causes = [line for line in found if "Engine core initialization failed" not in line]
+    # The last error that is no follow-up of another names the cause; every request under way repeats the follow-up.
+    causes = [line for line in found if not any(word in line for word in _FOLLOW_UPS)]
     chosen = (causes or found or [row for row in rows if row] or ["the log is empty"])[-1]
     return chosen[:400]

@@ -153,6 +153,7 @@ def parse(data: Mapping[str, Any], *, default_name: str = "sweep", folder: Path 
     points = tuple(dict.fromkeys(_located(p, folder) for p in _points(data)))
     for point in points:
         _check(point)
+        _check_flags(point, vllm.flags)
         if common.get("policy") == TRUTH and point.kind not in VIRTUAL:
             raise UserError(f"policy = 'truth': only embedded and parrot points know it, not {point.engine!r}")
     return Sweep(str(data.get("name", default_name)), points, vllm=vllm, **common)
@@ -230,6 +231,19 @@ def _located(point: Point, folder: Path) -> Point:
     if point.trace is not None and not Path(point.trace).is_absolute():
         changes["trace"] = str(folder / point.trace)
     return replace(point, **changes)
+
+
+def _check_flags(point: Point, flags: tuple[str, ...]) -> None:
+    """vLLM takes the last of two equal flags, so a flag for all points would undo a point's own factor unseen."""
+    if point.kind != "vllm":
+        return
+    for flag in flags:
+        name = flag.partition("=")[0].removeprefix("--no-").removeprefix("--").removeprefix("enable-").replace("-", "_")
+        if getattr(point, name, None) is not None and name in _OF_VLLM:
+            raise UserError(f"vllm.flags has {flag.partition('=')[0]}, and a point sets {name}; take one of them out")
+
+
+_OF_VLLM = ("model", "max_num_seqs", "max_num_active_seqs", "max_num_batched_tokens", "max_model_len", "prefix_caching")
 
 
 def _check(point: Point) -> None:

@@ -240,6 +240,9 @@ def test_the_decisive_line_of_a_log(tmp_path: Path) -> None:
     assert decisive_line(log) == "ValueError: No available memory for the cache blocks."
     log.write_text("x.ValidationError: 1 validation error for ModelConfig\n  Value error, too long\n    For further\n")
     assert decisive_line(log) == "ValidationError: 1 validation error for ModelConfig: Value error, too long"
+    dead = "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue. See stack trace (above)\n"
+    log.write_text("[core_client.py:817] [shutdown] MPClient: engine core exited unexpectedly; cleanup\n" + 900 * dead)
+    assert decisive_line(log) == "engine core exited unexpectedly"
 
 
 def test_llama_cpp_refusals(tmp_path: Path) -> None:

@@ -113,6 +113,17 @@ def test_what_an_engine_cannot_do_is_known_beforehand() -> None:
     assert "launch setting" in (unable(Point(engine="attach:h:1", workload="chat", max_num_seqs=9)) or "")
 
 
+@pytest.mark.parametrize(
+    ("flag", "factor"),
+    [("--max-model-len=9", "max_model_len = 8"), ("--no-enable-prefix-caching", "prefix_caching = true")],
+)
+def test_a_flag_for_all_points_does_not_undo_a_factor(flag: str, factor: str) -> None:
+    base = 'engine = "vllm"\nmodel = "m"\nworkload = "chat"'
+    with pytest.raises(UserError, match="take one of them out"):
+        sweep_of(f"[vllm]\nflags = ['{flag}']\n[base]\n{base}\n{factor}")
+    assert sweep_of(f"[vllm]\nflags = ['{flag}']\n[base]\n{base}").points
+
+
 @pytest.mark.parametrize("knob", ["power_cap_w", "sm_clock_mhz"])
 def test_a_sweep_may_be_told_to_turn_no_knob(knob: str) -> None:
     sweep = sweep_of(f'turn_knobs = false\n[base]\nengine = "attach:h:1"\nworkload = "chat"\n[grid]\n{knob} = [900]')
