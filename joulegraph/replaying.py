@@ -25,7 +25,7 @@ from loadgen.target import Target, Tls, split_url
 from loadgen.totals import Bounds
 from traces.errors import UserError
 from traces.importers import as_trace
-from traces.trace import read_trace
+from traces.trace import TraceFile, read_trace
 
 YEAR_S = 365 * 86_400
 _S = 1_000_000_000
@@ -66,6 +66,7 @@ def options_of(args: argparse.Namespace) -> ReplayOptions:
 
 def _check_options(args: argparse.Namespace) -> None:
     """UserError for a figure that cannot be meant; each sentence names its flag."""
+    _refuse_without_effect(args)
     shares = {"--cancel": args.cancel, "--max-merged": args.max_merged}
     for flag, value in shares.items():
         if not 0 <= value <= 1:
@@ -79,6 +80,31 @@ def _check_options(args: argparse.Namespace) -> None:
     for flag, value in {"--users": args.users, "--timeout": args.timeout, "--max-lateness": args.max_lateness}.items():
         if value is not None and not value > 0:
             raise UserError(f"{flag} {value:g}: must be above 0")
+
+
+def _refuse_without_effect(args: argparse.Namespace) -> None:
+    """UserError for a flag that would do nothing as the others stand: whoever gave it meant something by it."""
+    if args.embedded:
+        outside = {
+            "--api-key-env": args.api_key_env, "--ca-file": args.ca_file, "--insecure": args.insecure,
+            "--engine-steps": args.engine_steps,
+        }  # fmt: skip
+        for flag, value in outside.items():
+            if value:
+                raise UserError(f"{flag}: has no effect on the embedded engine; leave it out, or give --target URL")
+        if args.shards > 1 and not args.real_time:
+            raise UserError(f"--shards {args.shards}: virtual time is one process; add --real-time, or leave it out")
+    elif args.real_time:
+        raise UserError("--real-time: has no effect on --target, which is real; leave it out")
+
+
+def _check_window(args: argparse.Namespace, arrivals: Arrivals, trace: TraceFile) -> None:
+    """UserError where no workflow arrives in the window."""
+    if (args.from_s or args.until_s is not None) and next(iter(planned(trace, arrivals).workflows), None) is None:
+        until = "the end" if args.until_s is None else f"{args.until_s:g} s"
+        raise UserError(
+            f"--from {args.from_s:g}, --until: no workflow arrives from {args.from_s:g} s to {until}; widen the window"
+        )
 
 
 def target_of(args: argparse.Namespace) -> Target:
@@ -199,6 +225,7 @@ def job_of(args: argparse.Namespace, trace: Path, run: Path) -> LoadJob:
     arrivals, options = arrivals_of(args), options_of(args)
     trace_file = read_trace(trace)
     planned(trace_file, arrivals)
+    _check_window(args, arrivals, trace_file)
     serving_of(args)
     if args.bridge is not None and not (args.api == "parrot" and args.target and args.bridge.is_file()):
         raise UserError(

@@ -36,10 +36,10 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"{path}: cannot create the run directory ({error.strerror}); choose another --out"
+                f"{path}: cannot create the run directory ({error.strerror}); choose another folder"
             ) from error
         if (path / "run.json").exists():
-            raise UserError(f"{path}: already holds a run; choose another --out or remove it")
+            raise UserError(f"{path}: already holds a run; choose another folder or remove it")
         run = cls(path)
         run.write_info({"state": "running"})
         return run
@@ -105,5 +105,5 @@ class RunDir:
             os.replace(part, self.file(name))
         except OSError as error:
             raise UserError(
-                f"{self.file(name)}: cannot be written ({error.strerror}); free space or choose another --out"
+                f"{self.file(name)}: cannot be written ({error.strerror}); free space or choose another folder"
             ) from error

@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from traces.errors import UserError
 
     host, port = address(args.listen)
+    _refuse_without_effect(args)
     if args.engine == "parrot" and args.workers > 1:
         raise UserError(f"--workers {args.workers}: --engine parrot takes 1, since one worker must see a whole session")
     plan = ProxyPlan(
@@ -76,6 +77,27 @@ def run(args: argparse.Namespace) -> int:
     )
     run_proxy(plan)
     return 0
+
+
+def _refuse_without_effect(args: argparse.Namespace) -> None:
+    """UserError for a flag that would do nothing as the others stand: whoever gave it meant something by it."""
+    from traces.errors import UserError
+
+    secure = any(url.lower().startswith("https://") for url in args.upstream)
+    parrot = {"--parrot-native": args.parrot_native, "--parrot-deadline": args.parrot_deadline is not None}
+    parrot["--parrot-no-passive"] = args.parrot_no_passive
+    idle = [
+        ("--upstream-ca", args.upstream_ca is not None and not secure, "an https --upstream"),
+        ("--tls-key", args.tls_key is not None and args.tls_cert is None, "--tls-cert too"),
+        ("--source", bool(args.source) and not args.sample, "--sample"),
+        *((name, given and args.engine != "parrot", "--engine parrot") for name, given in parrot.items()),
+    ]
+    for name, useless, needed in idle:
+        if useless:
+            raise UserError(f"{name}: has no effect without {needed}; add that, or leave the flag out")
+    for path in args.allow:
+        if not path.startswith("/") or ".." in path.split("/"):
+            raise UserError(f"--allow {path}: not a path of the engine; give it as it is asked for, like /v1/rerank")
 
 
 def proxy_config(args: argparse.Namespace, host: str) -> Any:

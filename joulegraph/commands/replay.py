@@ -75,7 +75,7 @@ def _parrot_flags(add: Any) -> None:
 def _arrival_flags(add: Any) -> None:
     add("--speed", type=real(), default=1.0, help="divide recorded arrival times by this (default 1)")
     add("--limit", type=int, metavar="N", help="only the first N workflows")
-    add("--from", dest="from_s", type=real(), default=0.0, metavar="S", help="window start")
+    add("--from", dest="from_s", type=real(0), default=0.0, metavar="S", help="window start")
     add("--until", dest="until_s", type=real(), metavar="S", help="window end, trace seconds")
     add("--idle-cap", type=real(), metavar="S", help="cut gaps without arrivals to S seconds")
     add(

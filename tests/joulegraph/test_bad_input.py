@@ -118,6 +118,11 @@ def test_an_import_without_a_node_is_an_error(tmp_path: Path, capsys: pytest.Cap
         (["--arrivals", "poisson:fast"], "poisson:fast"),
         (["--arrivals", "poisson"], "RATE is a number"),
         (["--target", "http://127.0.0.1:1"], "exactly one"),
+        (["--from", "1e9"], "widen the window"),
+        (["--shards", "3"], "--real-time"),
+        (["--insecure"], "--insecure: has no effect"),
+        (["--ca-file", "x.pem"], "--ca-file: has no effect"),
+        (["--engine-steps", "x"], "--engine-steps: has no effect"),
     ],
 )
 def test_impossible_flags(
@@ -125,6 +130,26 @@ def test_impossible_flags(
 ) -> None:
     argv = ["replay", str(trace), "--embedded", "h100-llama8b", "--out", str(tmp_path / "r"), *flags]
     assert word in said(capsys, argv)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--tls-key", "k.pem"], "--tls-cert"),
+        (["--upstream-ca", "ca.pem"], "https"),
+        (["--source", "nvml"], "--sample"),
+        (["--parrot-native"], "--engine parrot"),
+        (["--parrot-deadline", "5"], "--engine parrot"),
+        (["--allow", "v1/rerank"], "--allow v1/rerank"),
+        (["--allow", "/v1/../x"], "--allow /v1/../x"),
+    ],
+)
+def test_a_proxy_flag_that_would_do_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], word: str
+) -> None:
+    argv = ["proxy", "--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--record", str(tmp_path / "r")]
+    assert word in said(capsys, [*argv, *flags])
     assert not (tmp_path / "r").exists()
 
 
