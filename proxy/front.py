@@ -18,14 +18,11 @@ from proxy.hub import Hub
 from proxy.reading import Intake
 from proxy.refusal import Refusal, refusal_reply
 from proxy.relay import Relay
+from proxy.timers import LINGER_NS, STALL_NS, overdue
 from proxy.tunnel import Tunnel
+from proxy.upstream import hold
 from traces.records import Outcome
 
-LINGER_NS = 1_000_000_000
-MIN_BODY_RATE = 1024
-"""bytes per second below which an upload counts as an attack"""
-STALL_NS = 60_000_000_000
-"""a client that takes no byte of its reply for this long is cut off"""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -33,25 +30,9 @@ class Front(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_buffer_body",
-        "_closing_ns",
-        "_hub",
-        "_idle_ns",
-        "_intake",
-        "_now_ns",
-        "_paused_ns",
-        "_streaming",
-        "_t_first_ns",
-        "_transport",
-        "_tunnel",
-        "_upload_paused",
-        "close_after",
-        "exchange",
-        "paused",
-        "relay",
-        "send",
-        "write",
-    )
+        "_buffer_body", "_closing_ns", "_hub", "_idle_ns", "_intake", "_now_ns", "_paused_ns", "_streaming",
+        "_t_first_ns", "_transport", "_tunnel", "_upload_paused", "close_after", "exchange", "paused", "relay", "send", "write",
+    )  # fmt: skip
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -251,10 +232,7 @@ class Front(asyncio.Protocol):
         if self._transport.is_closing() or paused == self._upload_paused:
             return
         self._upload_paused = paused
-        if paused:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
+        hold(self._transport, paused)
 
     # ---- timers
 
@@ -271,23 +249,17 @@ class Front(asyncio.Protocol):
                 self._transport.abort()
         elif self.paused and now - self._paused_ns > STALL_NS:
             self._transport.abort()
-        elif exchange is not None and _past(now, exchange.t_arrival_ns, exchange.deadline_ns or config.deadline_ns):
-            refusal = Refusal(504, "deadline", "the proxy's deadline for this request has passed")
-            self._stop("timeout", refusal, now)
         elif exchange is not None:
-            if not self._intake.complete and not self._upload_paused and self._too_slow(exchange, now):
-                refusal = Refusal(408, "slow_body", "the request body did not arrive in time")
-                self._stop("client_left", refusal, now)
+            waiting = not self._intake.complete and not self._upload_paused
+            end = overdue(exchange, self._intake.size, waiting, config, now)
+            if end is not None:
+                self._stop(*end, now)
         elif self._t_first_ns is not None:
             if now - self._t_first_ns > config.head_timeout_ns:
                 self.refuse(Refusal(408, "slow_head", "the request head did not arrive in time"))
         elif now - self._idle_ns > config.idle_timeout_ns or self._hub.draining:
             self._intake.complete = True
             self.close()
-
-    def _too_slow(self, exchange: Exchange, now: int) -> bool:
-        allowed = self._hub.config.body_timeout_ns + self._intake.size * 1_000_000_000 // MIN_BODY_RATE
-        return now - exchange.t_head_ns > allowed
 
     # ---- ends of our own making
 
@@ -317,7 +289,3 @@ class Front(asyncio.Protocol):
             exchange.bytes_in = self._intake.size
             exchange.end(outcome, self._now_ns(), why)
             self._hub.settle(exchange)
-
-
-def _past(now: int, since: int, limit_ns: int | None) -> bool:
-    return limit_ns is not None and now - since > limit_ns

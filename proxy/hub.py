@@ -19,7 +19,7 @@ from proxy.outbox import Outbox
 from proxy.page import Page
 from proxy.parrot import Parrot
 from proxy.rowline import line
-from proxy.study import read_request
+from proxy.study import LARGE_BODY, find_tag, read_request
 from proxy.upstream import Pool
 from traces.seams import Connect, NowNs
 from traces.status import StatusPage
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from proxy.relay import Relay
 
 SWEEP_S = 0.5
+STUDY_LATER_S = 0.005
+"""a large body is hashed this much later (or at the end), so that the reply does not wait for it"""
 
 
 class Hub:
@@ -65,7 +67,7 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
         self.outbox = Outbox(self.loop)
-        self._sent: list[Relay] = []
+        self._sent: list[Exchange] = []
         """went on in this turn of the loop: their requests are to be read"""
         self._ended: list[Exchange] = []
         self._idle: asyncio.Event = asyncio.Event()
@@ -85,11 +87,11 @@ class Hub:
 
     # ---- after the bytes of this turn of the loop went out
 
-    def look_later(self, relay: Relay) -> None:
+    def look_later(self, exchange: Exchange) -> None:
         """A request went on: read it after the turn."""
         if not self._sent and not self._ended:
             self.loop.call_soon(self._after_turn)
-        self._sent.append(relay)
+        self._sent.append(exchange)
 
     def settle(self, exchange: Exchange) -> None:
         """An exchange ended: record it after the turn."""
@@ -101,9 +103,9 @@ class Hub:
         self.outbox.send()
         sent, self._sent = self._sent, []
         ended, self._ended = self._ended, []
-        for relay in sent:
+        for exchange in sent:
             try:
-                relay.look()
+                self._look(exchange)
             except Exception as error:  # noqa: BLE001 - a bug is shown, but must not take the others of this turn along
                 self._show(error)
         for exchange in ended:
@@ -114,6 +116,14 @@ class Hub:
                 self._show(error)
         if self.in_flight == 0:
             self._idle.set()
+
+    def _look(self, exchange: Exchange) -> None:
+        """Read what a request says; of a large body the tag alone, the rest a little later."""
+        if len(exchange.body) > LARGE_BODY:
+            find_tag(exchange, self.lineage)
+            self.loop.call_later(STUDY_LATER_S, read_request, exchange, self.config, self.lineage)
+        else:
+            read_request(exchange, self.config, self.lineage)
 
     def _show(self, error: Exception) -> None:
         self.loop.call_exception_handler({"message": "while a request was recorded", "exception": error})

@@ -16,16 +16,14 @@ from proxy.heads import body_pieces, framing_line, upstream_head
 from proxy.refusal import Refusal
 from proxy.reply import Reply, client_head, whole_reply
 from proxy.replyhead import ReplyHead
-from proxy.study import LARGE_BODY, find_tag, read_request, spliced
-from proxy.upstream import Pool, Tap, Upstream
+from proxy.study import find_tag, spliced
+from proxy.upstream import Pool, Tap, Upstream, hold
 from traces.records import Outcome
 
 if TYPE_CHECKING:
     from proxy.front import Front
     from proxy.hub import Hub
 
-STUDY_LATER_S = 0.005
-"""a large body is hashed this much later (or at the end), so that the reply does not wait for it"""
 MAX_JOINED = 16_384
 """bytes of a body that are copied to go out with their head in one write"""
 
@@ -34,22 +32,9 @@ class Relay:
     """Couples one front connection with one upstream connection for one exchange."""
 
     __slots__ = (
-        "_done",
-        "_hub",
-        "_opening",
-        "_reply",
-        "_request",
-        "_retried",
-        "_streamed",
-        "_tap",
-        "_upload_ended",
-        "connection",
-        "exchange",
-        "front",
-        "gated",
-        "pool",
-        "replied",
-    )
+        "_done", "_hub", "_opening", "_reply", "_request", "_retried", "_streamed", "_tap", "_upload_ended",
+        "connection", "exchange", "front", "gated", "pool", "replied",
+    )  # fmt: skip
 
     def __init__(self, hub: Hub, front: Front, exchange: Exchange, body: bytes, *, streamed: bool, whole: bool) -> None:
         """`body` is the request's: all of it, or its beginning when it is streamed on."""
@@ -91,7 +76,9 @@ class Relay:
             self._attach(connection, reused=True)
         else:
             self._open()
-        hub.look_later(self)  # forward first, look later: the write goes out before what is left for after the turn
+        hub.look_later(
+            self.exchange
+        )  # forward first, look later: the write goes out before what is left for after the turn
 
     def upload(self, parts: list[bytes], *, last: bool) -> None:
         """More of a streamed request body."""
@@ -112,20 +99,14 @@ class Relay:
     async def _connect(self) -> None:
         pool = self.pool
         assert pool is not None
-        try:
-            async with asyncio.timeout(self._hub.config.connect_timeout_ns / 1e9):
-                connection = await pool.connect()
-        except TimeoutError:
-            self._fail(504, "unreachable", f"no connection to {pool.name} in time")
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            self._fail(502, "unreachable", f"no connection to {pool.name}: {why}")
+        found = await pool.reach(self._hub.config.connect_timeout_ns)
+        self._opening = None
+        if isinstance(found, Refusal):
+            self._fail(found.status, "unreachable", found.message)
+        elif self._done:
+            pool.discard(found)
         else:
-            self._opening = None
-            if self._done:
-                pool.discard(connection)
-            else:
-                self._attach(connection, reused=False)
+            self._attach(found, reused=False)
 
     def _attach(self, connection: Upstream, *, reused: bool) -> None:
         self.connection = connection
@@ -145,19 +126,10 @@ class Relay:
             transport.write(upstream_head(exchange.head, pool.name, pool.target.prefix, line))
             for piece in self._framed(body, self._upload_ended):
                 transport.write(piece)
-        exchange.sent(pool.name, reused, self._hub.now_ns())
+        exchange.upstream, exchange.reused, exchange.t_upstream_ns = pool.name, reused, self._hub.now_ns()
         if self._streamed:
             self._request = []
             self.front.pause_upload(False)
-
-    def look(self) -> None:
-        """Read the request's tag and, unless the body is large, its facts; once, after it went on."""
-        exchange, hub = self.exchange, self._hub
-        if len(exchange.body) > LARGE_BODY:
-            find_tag(exchange, hub.lineage)
-            hub.loop.call_later(STUDY_LATER_S, read_request, exchange, hub.config, hub.lineage)
-        else:
-            read_request(exchange, hub.config, hub.lineage)
 
     # ---- from the engine
 
@@ -169,7 +141,8 @@ class Relay:
             else:
                 self._walk(self._reply, data, now)
         except FramingError as error:
-            self._broken(str(error), now)
+            self._leave_engine()  # the engine's bytes are no HTTP we can trust
+            self._fail(502, "error", str(error), now)
 
     def _first_read(self, data: bytes, now: int) -> None:
         exchange = self.exchange
@@ -196,7 +169,10 @@ class Relay:
             rest = reply.take_head(data)
             if rest is None:
                 return
-            data, first = rest, self._head_of(reply)
+            data = rest
+            if reply.note is not None:
+                exchange.add_note(reply.note)
+            first = self._client_head(reply.found(), unchunk=reply.unchunk, closes=reply.closes)
         out, payload = reply.walk(data)
         if first:
             self.replied = True
@@ -207,8 +183,7 @@ class Relay:
         if tokens:
             self._hub.page.tokens(tokens)
         if reply.done:
-            head = reply.head
-            assert head is not None
+            head = reply.found()
             reusable = head.keep_alive and not reply.closes and reply.used == len(data)
             self._complete(head, now, reusable=reusable)
         elif exchange.stream:
@@ -243,13 +218,6 @@ class Relay:
             self._tap.learn(self.exchange.plain, self.exchange.wants_plain)
             if tokens:
                 self._hub.page.tokens(tokens)
-
-    def _head_of(self, reply: Reply) -> bytes:
-        """The head for the client of a reply that comes in several reads."""
-        assert reply.head is not None
-        if reply.note is not None:
-            self.exchange.add_note(reply.note)
-        return self._client_head(reply.head, unchunk=reply.unchunk, closes=reply.closes)
 
     def _client_head(self, head: ReplyHead, *, unchunk: bool, closes: bool) -> bytes:
         """The reply's head for the client, once it is whole. `closes`: only the connection's end ends the body."""
@@ -301,10 +269,7 @@ class Relay:
     def client_paused(self, paused: bool) -> None:
         """Backpressure on the reply."""
         if self.connection is not None:
-            if paused:
-                self.connection.transport.pause_reading()
-            else:
-                self.connection.transport.resume_reading()
+            hold(self.connection.transport, paused)
 
     def client_left(self, now: int) -> None:
         """The client is gone: so is its request at the engine."""
@@ -327,11 +292,6 @@ class Relay:
         if self.connection is not None:
             connection, self.connection = self.connection, None
             connection.pool.discard(connection)
-
-    def _broken(self, why: str, now: int) -> None:
-        """The engine's bytes are no HTTP we can trust."""
-        self._leave_engine()
-        self._fail(502, "error", why, now)
 
     def _fail(self, status: int, outcome: Outcome, why: str, now: int | None = None) -> None:
         self._opening = None

@@ -17,7 +17,7 @@ _END = b"\r\n\r\n"
 _END_MARK = b"[DONE]"
 _IN_USAGE = b'"usage"'
 _BODILESS = frozenset({*range(100, 200), 204, 304})
-_WORKFLOW, _NODE = WORKFLOW.encode(), NODE.encode()
+_WORKFLOW, _NODE = WORKFLOW.encode() + b": ", NODE.encode() + b": "
 
 
 def whole_reply(request: RequestHead, data: bytes) -> tuple[ReplyHead, bytes] | None:
@@ -87,6 +87,12 @@ class Reply:
         self._choose(head)
         return data
 
+    def found(self) -> ReplyHead:
+        """The head, once `take_head` gave what is behind it."""
+        if self.head is None:
+            raise RuntimeError("the head of the reply is not whole yet")
+        return self.head
+
     def _choose(self, head: ReplyHead) -> None:
         request = self._request
         framing = self._framing = response_framing(request.method, head.status, head.length, head.chunked)
@@ -137,12 +143,12 @@ def client_head(head: ReplyHead, request: RequestHead, tag: Tag | None, *, unchu
     if unchunk:
         lines = [line for line in head.lines if not line.lower().startswith(b"transfer-encoding:")]
         out = head.start + b"".join(lines)
-    own = header_value(request.request_id)
+    own = request.request_id.encode() if request.request_id.isascii() else header_value(request.request_id)
     if tag is not None:
-        node = own if tag.node_id is None else header_value(tag.node_id)
-        if tag.workflow_id is not None:
-            out += b"%b: %b\r\n" % (_WORKFLOW, header_value(tag.workflow_id))
-        out += b"%b: %b\r\n" % (_NODE, node)
+        workflow, node = tag[:2]
+        if workflow is not None:
+            out += _WORKFLOW + (workflow.encode() if workflow.isascii() else header_value(workflow)) + b"\r\n"
+        out += _NODE + (own if node is None else header_value(node)) + b"\r\n"
     if not head.request_id:
         out += b"x-request-id: %b\r\n" % own
     if closes:

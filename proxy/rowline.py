@@ -85,7 +85,7 @@ def line(exchange: Exchange) -> bytes:
     own = {
         "request_id": head.request_id,
         "workflow_id": tag.workflow_id,
-        "node_id": None if exchange.tag is None else exchange.name,
+        "node_id": None if exchange.tag is None else tag.node_id or head.request_id,
         "t_arrival_ns": exchange.t_arrival_ns,
         "t_head_ns": exchange.t_head_ns,
         "t_body_ns": exchange.t_body_ns,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from proxy.config import ProxyConfig
 from proxy.content import NOTHING_NAMED, parse_body, read_facts
 from proxy.exchange import Exchange
@@ -73,5 +75,8 @@ def read_request(exchange: Exchange, config: ProxyConfig, lineage: Lineage) -> N
 def _parse(exchange: Exchange) -> Any:
     parsed = exchange.parsed
     if parsed is None and exchange.body[:1] in _MAYBE_OBJECT:
-        parsed = exchange.parsed = parse_body(exchange.body)
+        try:
+            parsed = exchange.parsed = orjson.loads(exchange.body)
+        except orjson.JSONDecodeError:
+            return None
     return parsed

@@ -13,7 +13,7 @@ from proxy.exchange import Exchange
 from proxy.foreign import read_tag
 from proxy.heads import upstream_head
 from proxy.refusal import Refusal
-from proxy.upstream import Pool, Upstream
+from proxy.upstream import Pool, Upstream, hold
 from traces.records import Outcome
 
 if TYPE_CHECKING:
@@ -46,16 +46,12 @@ class Tunnel:
         self._opening = asyncio.get_running_loop().create_task(self._connect())
 
     async def _connect(self) -> None:
-        name = self._pool.target.name
-        try:
-            async with asyncio.timeout(self._hub.config.connect_timeout_ns / 1e9):
-                connection = await self._pool.connect()
-        except (OSError, TimeoutError) as error:
-            why = f"no connection to {name}: {type(error).__name__}"
-            self._end("unreachable", why)
-            self._front.refuse(Refusal(502, "unreachable", why))
-            return
+        connection = await self._pool.reach(self._hub.config.connect_timeout_ns)
         self._opening = None
+        if isinstance(connection, Refusal):
+            self._end("unreachable", connection.message)
+            self._front.refuse(connection)
+            return
         if self._ended:
             self._pool.discard(connection)
             return
@@ -66,7 +62,7 @@ class Tunnel:
         for piece in self._early:
             connection.transport.write(piece)
         self._exchange.bytes_in = sum(map(len, self._early))
-        self._exchange.sent(name, False, self._hub.now_ns())
+        self._exchange.sent(target.name, False, self._hub.now_ns())
         self._front.pause_upload(False)
 
     def received(self, data: bytes, now: int) -> None:
@@ -101,11 +97,7 @@ class Tunnel:
     def client_paused(self, paused: bool) -> None:
         """Backpressure towards the engine."""
         if self._connection is not None:
-            transport = self._connection.transport
-            if paused:
-                transport.pause_reading()
-            else:
-                transport.resume_reading()
+            hold(self._connection.transport, paused)
 
     def client_lost(self) -> None:
         """The client closed the tunnel, the usual end of a WebSocket."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 from engines.shapes import Shape
 from proxy.config import Target
 from proxy.framing import EVENT_CHUNK_END, SMALL_CHUNKS
+from proxy.refusal import Refusal
 from traces.seams import Connect, NowNs
 
 
@@ -139,6 +140,14 @@ class Upstream(asyncio.Protocol):
         self.transport.abort()
 
 
+def hold(transport: asyncio.Transport, paused: bool) -> None:
+    """Backpressure: stop or go on reading."""
+    if paused:
+        transport.pause_reading()
+    else:
+        transport.resume_reading()
+
+
 class Pool:
     """The connections to one target."""
 
@@ -176,6 +185,17 @@ class Pool:
         options: dict[str, Any] = {"ssl": self._tls} if self._tls is not None else {}
         _, protocol = await self._connect(lambda: Upstream(self), self.target.host, self.target.port, **options)
         return cast(Upstream, protocol)
+
+    async def reach(self, limit_ns: int) -> Upstream | Refusal:
+        """A fresh connection within that time, or why there is none."""
+        try:
+            async with asyncio.timeout(limit_ns / 1e9):
+                return await self.connect()
+        except TimeoutError:
+            return Refusal(504, "unreachable", f"no connection to {self.name} in time")
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            return Refusal(502, "unreachable", f"no connection to {self.name}: {why}")
 
     def give(self, connection: Upstream, now_ns: int) -> None:
         """Back from a complete exchange."""
