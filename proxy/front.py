@@ -31,7 +31,8 @@ class Front(asyncio.Protocol):
 
     __slots__ = (
         "_buffer_body", "_closing_ns", "_hub", "_idle_ns", "_intake", "_now_ns", "_paused_ns", "_streaming",
-        "_t_first_ns", "_transport", "_tunnel", "_upload_paused", "close_after", "exchange", "paused", "relay", "send", "write",
+        "_t_first_ns", "_transport", "_tunnel", "_upload_paused", "close_after", "exchange", "paused", "relay", "send",
+        "write",
     )  # fmt: skip
 
     def __init__(self, hub: Hub) -> None:
