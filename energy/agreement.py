@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from energy.curve import Curve
+from energy.curve import GAP_PERIODS, Curve
 
 WINDOW_NS = 1_000_000_000
 Mask = npt.NDArray[np.bool_]
@@ -51,8 +51,10 @@ def _beside(one: Curve, other: Curve) -> dict[str, Any] | None:
 
 
 def _known(curve: Curve, edges: npt.NDArray[np.int64]) -> Mask:
-    """Windows without a stretch whose energy is unknown."""
+    """Windows without a stretch whose energy is unknown, or that was not read: between the reads on its two sides lies
+    a straight line, not what a gauge would have shown, nor when a counter's joules flowed."""
     known = np.ones(len(edges) - 1, bool)
-    for k in np.flatnonzero(curve.broken).tolist():
+    gap = np.diff(curve.t_ns) > GAP_PERIODS * curve.period_ns
+    for k in np.flatnonzero(curve.broken | gap).tolist():
         known &= (edges[1:] <= curve.t_ns[k]) | (edges[:-1] >= curve.t_ns[k + 1])
     return known

@@ -56,6 +56,38 @@ def test_seconds_whose_energy_is_unknown_are_left_out() -> None:
     assert (row["seconds"], row["percent"]) == (3, 0)
 
 
+def _without(curve: Curve, begin_s: float, end_s: float) -> Curve:
+    """The curve as it is where nothing was read from begin to end: a straight line over it."""
+    keep = (curve.t_ns <= begin_s * S) | (curve.t_ns >= end_s * S)
+    t, uj = curve.t_ns[keep], curve.uj[keep]
+    if curve.integrated:  # the trapezoid between the readings on both sides
+        watts = np.diff(curve.uj) / np.diff(curve.t_ns)
+        k = int(np.flatnonzero(np.diff(keep.astype(int)) == -1)[0])
+        made = (watts[k] + watts[np.flatnonzero(keep)[k + 1] - 1]) / 2 * (t[k + 1] - t[k])
+        uj = np.concatenate([uj[: k + 1], uj[k + 1 :] - uj[k + 1] + uj[k] + round(made)])
+    return replace(curve, t_ns=t, uj=uj, broken=np.zeros(len(t) - 1, bool), bracket_ns=0 * t)
+
+
+def _fine(source: str, watts: list[float], **more: Any) -> Curve:
+    """Ten nodes a second."""
+    t = np.arange(10 * len(watts) + 1, dtype=np.int64) * (S // 10)
+    uj = np.concatenate([[0], np.cumsum(np.repeat(watts, 10) * 1e5)]).astype(np.int64)
+    return Curve("gpu0", "gpu", source, t, uj, 0 * t, np.zeros(len(t) - 1, bool), 1, S // 10, **more)
+
+
+@pytest.mark.parametrize("integrated", [True, False])
+def test_no_straight_line_across_a_gap_is_compared(integrated: bool) -> None:
+    """Work comes and goes while the sensor is not read: the line over the gap says nothing of it."""
+    watts = [100.0, 100, 600, 100, 100, 100, 100, 100, 100, 100]
+    used, other = _fine("counter", watts), _fine("ring", watts, integrated=integrated)
+    [whole] = agreement([used], [other])
+    assert (whole["seconds"], whole["percent"]) == (10, 0)
+    [row] = agreement([used], [_without(other, 1.5, 4.2)])
+    assert (row["seconds"], row["percent"], row["window_percent"]) == (6, 0, 0), "seconds 1 to 4 are left out"
+    [row] = agreement([_without(used, 1.5, 4.2)], [other])
+    assert row["seconds"] == 6
+
+
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=20), st.floats(0.1, 3))
 def test_a_gain_is_found_whatever_the_load(watts: list[int], gain: float) -> None:
     used = _curve("counter", [float(w) for w in watts])
