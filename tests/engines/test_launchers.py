@@ -19,6 +19,7 @@ import pytest
 from engines.embedded.process import EngineConfig, engine_process
 from engines.launchers import attach, vllm, xllamacpp
 from engines.launchers.common import decisive_line, healthy
+from engines.launchers.vllm import DRAFTS, Found, VllmOptions, command
 from traces.child import spawn
 from traces.errors import UserError
 from traces.journal import JournalReader
@@ -322,3 +323,11 @@ def test_attach_knows_the_embedded_engine_and_refuses_nonsense() -> None:
             attach.launch(url)
     with pytest.raises(UserError, match="nothing answers at"):
         attach.launch(f"http://127.0.0.1:{port}")
+
+
+def test_drafts_are_asked_for_where_vllm_speculates_and_knows_how() -> None:
+    asked = ("--speculative-config", '{"method": "ngram"}')
+    for knows, extra, wanted in ((True, asked, 1), (False, asked, 0), (True, (), 0), (True, (*asked, *DRAFTS), 1)):
+        found = Found("python", "vllm", "0.32.0", details=True, drafts=knows)
+        words = command(VllmOptions(model="m", extra=extra), found, 8000)
+        assert words.count(DRAFTS[0]) == wanted
