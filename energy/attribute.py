@@ -24,7 +24,7 @@ from energy.load import load_run
 from energy.node_total import node_total
 from energy.output import write
 from energy.policies import KNOW_OWN, POLICIES
-from energy.recompute import restated, victims, width_of, with_recompute
+from energy.recompute import in_time, restated, victims, width_of, with_recompute
 from energy.rollup import Figures
 from energy.speculation import speculation
 from energy.tables import RequestTable, RunData, known
@@ -182,10 +182,11 @@ def _works(data: RunData, level: str, scopes: list[Scope], curves: list[Curve], 
         ends = [(float(t) - work.origin_ns) / 1e9 for c in mine for t in (c.t_ns[0], c.t_ns[-1])]
         ends += [0.0, float(work.last.max())] if len(work) else []
         t0, t1 = min(ends) - 2.0, max(ends) + 2.0
-        curve = work_curve(data.requests, work, steps, t0, t1)
+        told = in_time(data.requests, work, steps)
+        curve = work_curve(data.requests, work, told, t0, t1)
         work = with_recompute(data.requests, work, curve, steps, data.preempted)
         if len(work.again):
-            curve = work_curve(data.requests, work, steps, t0, t1)
+            curve = work_curve(data.requests, work, told, t0, t1)
         out[k] = (work, curve)
     return out
 

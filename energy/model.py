@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from energy.schedule import Line, Pieces
 from energy.tables import Floats, Ints, Mask, RequestTable
 from energy.windows import Windows
-from energy.work import WorkCurve, decode_reads, read_slices
+from energy.work import LONG_S, MOST_PARTS, WorkCurve, decode_reads, read_slices
 
 PREFILL, DECODE = 0, 1
 _Pieces = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8], Floats, Floats]
@@ -82,7 +83,9 @@ def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, *
     tokens = work.prefill[w]
     out[pre, 1] = tokens * (part1 - part0)
     out[pre, 2] = tokens * (part1 - part0) * (work.cached[w] + tokens * (part0 + part1) / 2)
-    _decoded(requests, work, t, window, block, phase, out)
+    if curve.pieces is not None:
+        _placed(curve.pieces, t, window, block, phase, out)
+    _decoded(requests, work, t, window, block, phase, out, curve.line)
     rows = Shares(window, block, phase, out, seconds, np.zeros(len(window)))
     rows = _computed_again(rows, work, curve, t) if len(work.again) else rows
     return _waited(rows, work, t) if waiting else rows
@@ -97,7 +100,7 @@ def _paid(curve: WorkCurve, phase: int, low: Floats, high: Floats) -> Floats:
 def _computed_again(rows: Shares, work: Windows, curve: WorkCurve, t: Floats) -> Shares:
     """Victims of preemption: no decode while they wait and are computed again (the tokens are where they were read),
     and rows of prefill for what was computed again."""
-    again = work.again
+    again = work.again.where(work.again.end > work.again.start)
     k, block, _, low, high = _cut_spans(((again.stall, again.end),), t)
     window = again.window[k]
     at = _row_of(rows, window, block, len(work))
@@ -150,6 +153,41 @@ def _progress(work: Windows, curve: WorkCurve, w: npt.NDArray[np.int32], t: Floa
     return np.where(made > 1.0, (now - begin) / np.maximum(made, 1.0), even)
 
 
+def _placed(
+    found: Pieces,
+    t: Floats,
+    window: npt.NDArray[np.int32],
+    block: npt.NDArray[np.int32],
+    phase: npt.NDArray[np.int8],
+    out: Floats,
+) -> None:
+    """Prefill rows of the windows that the pieces cover, from the pieces."""
+    out[(phase == PREFILL) & found.covered[window], :3] = 0.0
+    parts = np.ceil((found.end - found.start) / LONG_S).clip(1, MOST_PARTS).astype(np.int64)
+    again = np.repeat(np.arange(len(parts)), parts)
+    part = np.arange(len(again)) - np.repeat(np.cumsum(parts) - parts, parts)
+    when = found.start[again] + (part + 0.5) / parts[again] * (found.end - found.start)[again]
+    first, low, high = _rows_of(PREFILL, window, block, phase, len(found.covered))
+    w = found.window[again]
+    ok = (when > t[0]) & (when <= t[-1]) & (first[w] >= 0) & ~found.again[again]
+    w, mine = w[ok], again[ok]
+    row = first[w] + np.clip(np.searchsorted(t, when[ok], "left") - 1, low[w], high[w]) - low[w]
+    for k, amount in enumerate((found.part, found.tokens, found.context)):
+        out[:, k] += np.bincount(row, (amount / parts)[mine], len(out))
+
+
+def _rows_of(
+    kind: int, window: npt.NDArray[np.int32], block: npt.NDArray[np.int32], phase: npt.NDArray[np.int8], n: int
+) -> tuple[Ints, Ints, Ints]:
+    """(first row, first block, last block) of every window's rows of a phase, which lie side by side; -1: none."""
+    at = np.flatnonzero(phase == kind)
+    first, low, high = np.full(n, -1, np.int64), np.zeros(n, np.int64), np.full(n, -1, np.int64)
+    first[window[at][::-1]] = at[::-1]
+    low[window[at][::-1]] = block[at][::-1]
+    high[window[at]] = block[at]
+    return first, low, high
+
+
 def _waited(rows: Shares, work: Windows, t: Floats) -> Shares:
     """Add rows for the time between sent and start: no work in them."""
     window, block, phase, low, high = _cut_spans(((work.sent, work.start),), t)
@@ -189,17 +227,13 @@ def _decoded(
     block: npt.NDArray[np.int32],
     phase: npt.NDArray[np.int8],
     out: Floats,
+    line: Line | None,
 ) -> None:
     """Add decode tokens and context of every read to its row. Rows of one window's decode lie side by side."""
-    at = np.flatnonzero(phase == DECODE)
-    first_row = np.full(len(work), -1, np.int64)
-    first_block = np.zeros(len(work), np.int64)
-    last_block = np.full(len(work), -1, np.int64)
-    first_row[window[at][::-1]] = at[::-1]
-    first_block[window[at][::-1]] = block[at][::-1]
-    last_block[window[at]] = block[at]
+    turns = None if line is None else line.where(line.decodes > 0)
+    first_row, first_block, last_block = _rows_of(DECODE, window, block, phase, len(work))
     for a, b in read_slices(requests, work.row):
-        index, when, _, tokens, context = decode_reads(requests, work, a, b)
+        index, when, _, tokens, context = decode_reads(requests, work, a, b, turns)
         inside = (when > t[0]) & (when <= t[-1]) & (first_row[index] >= 0)
         index, when, tokens, context = index[inside], when[inside], tokens[inside], context[inside]
         where = np.clip(np.searchsorted(t, when, "left") - 1, first_block[index], last_block[index])

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from energy.tables import Floats, Ints, Mask, RequestTable, StepTable, known
+from energy.schedule import Pieces
+from energy.tables import NONE, Floats, Ints, Mask, RequestTable, StepTable, known
 from energy.windows import Again, Windows
 from energy.work import WorkCurve, read_slices
 
@@ -54,9 +55,47 @@ def with_recompute(
     if steps is None or not np.any(steps.preempted > 0):
         found = waits(requests, work, SLOWER)
         again = _again(found.where(_stalled(found, curve)), work)
+    elif curve.pieces is not None and not told_late(requests, work, steps):
+        again = _by_pieces(curve.pieces, work)
     else:
         again = _by_steps(waits(requests, work, 1.5), work, steps)
     return replace(work, again=again) if len(again) else work
+
+
+def told_late(requests: RequestTable, work: Windows, steps: StepTable) -> bool:
+    """Does the engine tell of a preemption with the victim's next token (vLLM) instead of when it threw it out? Then
+    fewer are running than a step before; an engine that does not say how many are is judged by the waits."""
+    told = np.flatnonzero(steps.preempted > 0)
+    if not len(told):
+        return False
+    if np.any(steps.running > 0):
+        return bool(np.mean(np.diff(steps.running, prepend=steps.running[:1])[told] < 0) < 0.5)
+    found, t = waits(requests, work, 1.5), (steps.t_ns - work.origin_ns) / 1e9
+    began, ended = (_named(found, t, steps.preempted, at_end=at_end)[1] for at_end in (False, True))
+    return bool(np.count_nonzero(ended) > np.count_nonzero(began))
+
+
+def in_time(requests: RequestTable, work: Windows, steps: StepTable | None) -> StepTable | None:
+    """The stream, without its preemptions where they are told too late to say whom they hit."""
+    if steps is None or not np.any(steps.preempted > 0) or not told_late(requests, work, steps):
+        return steps
+    return replace(steps, preempted=np.full(len(steps), NONE))
+
+
+def _by_pieces(found: Pieces, work: Windows) -> Again:
+    """What the replayed queue computed again: of interrupted decodes piece by piece, of prompts what exceeds them, as
+    entries of no length: that lies in their own windows."""
+    k = np.flatnonzero(found.again & (found.tokens > 0))
+    tokens = found.tokens[k]
+    decoding = Again(
+        found.window[k], np.minimum(found.since[k], found.start[k]), found.start[k], found.end[k], tokens,
+        np.maximum(found.context[k] / tokens - tokens / 2, 0.0),
+    )  # fmt: skip
+    made = np.bincount(found.window[~found.again], found.tokens[~found.again], len(work))
+    w = np.flatnonzero(np.isfinite(found.lost) & (made > work.prefill + 0.5))
+    end = work.first[w]
+    at = np.minimum(found.lost[w], end - 1e-6)
+    return _joined(decoding, Again(w, at, end, end, (made - work.prefill)[w], work.cached[w]))
 
 
 def restated(steps: StepTable, width: int) -> StepTable:

@@ -33,6 +33,10 @@ class Again:
     def __len__(self) -> int:
         return len(self.window)
 
+    def where(self, keep: Mask) -> Again:
+        """Only these."""
+        return Again(*(getattr(self, name)[keep] for name in self.__slots__))
+
 
 def _never() -> Again:
     none = np.zeros(0)

@@ -10,11 +10,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from energy.tables import Floats, Ints, RequestTable, StepTable
+from energy.schedule import Line, Pieces, pieces, step_at
+from energy.tables import Floats, Ints, RequestTable, StepTable, known
 from energy.windows import Windows
 
 TAIL_NS = 2_000_000_000
 MOST_PARTS = 16
+LONG_S = 0.05
+"""work of a longer step is laid over it in parts of this length, so that a step across a border is on both sides"""
 LONGEST_STEP_S = 0.5
 """a longer wait for one token was not all work on it"""
 FEATURES = ("steps", "prefill", "prefill_context", "decode", "context")
@@ -47,6 +50,8 @@ class WorkCurve:
     tail: Floats
     share: Floats
     told: Told | None = None
+    line: Line | None = None
+    pieces: Pieces | None = None
 
     def until(self, t: float) -> WorkCurve:
         """What precedes t."""
@@ -96,11 +101,14 @@ def read_slices(requests: RequestTable, row: Ints, size: int = 400_000) -> list[
     return [(a, min(b, len(row))) for a, b in pairwise(cuts)]
 
 
-def decode_reads(requests: RequestTable, work: Windows, a: int, b: int) -> tuple[Ints, Floats, Floats, Floats, Floats]:
+def decode_reads(
+    requests: RequestTable, work: Windows, a: int, b: int, turns: Line | None = None
+) -> tuple[Ints, Floats, Floats, Floats, Floats]:
     """(window index, t, steps, tokens computed, context read) of every read of windows a..b: the first token is
     prefill's work, and token counts are scaled to usage. steps: engine steps that the sequence took, one per token
     but for accepted drafts, which cost no step; each step computes its drafts besides its token, and reads the context
-    once. A request without reads decodes evenly (one entry per token, at most 64)."""
+    once. turns: the steps in which anything decodes, where they are known. A request without reads decodes evenly (one
+    entry per token, at most 64)."""
     row = work.row[a:b]
     low, high = requests.read_start[row], requests.read_start[row + 1]
     counts = high - low
@@ -120,7 +128,10 @@ def decode_reads(requests: RequestTable, work: Windows, a: int, b: int) -> tuple
         i, tb, db, bb = _even(work, np.flatnonzero(bare) + a)
         index, t, drawn, before = (np.concatenate(p) for p in ((index, i), (t, tb), (drawn, db), (before, bb)))
         total = np.bincount(index - a, drawn, b - a)
-    index, t, drawn, before = _split_reads(index, t, drawn, before)
+    if turns is not None and len(turns):
+        index, t, drawn, before = _on_steps(index, t, drawn, before, turns)
+    else:
+        index, t, drawn, before = _split_reads(index, t, drawn, before)
     scale = np.divide(work.decode[a:b], total, out=np.zeros(b - a), where=total > 0)[index - a]
     tokens = drawn * scale
     t = np.clip(t, work.first[index], work.last[index])
@@ -139,15 +150,35 @@ def _split_reads(index: Ints, t: Floats, drawn: Floats, before: Floats) -> tuple
     many = drawn > 1.5
     same = np.diff(index, prepend=-1) == 0
     gap = np.where(same, np.diff(t, prepend=t[:1]), 0.0)
-    if not np.any(many):
-        return index, t - np.minimum(gap, LONGEST_STEP_S) / 2, drawn, before
-    parts = np.where(many, np.minimum(np.ceil(drawn), MOST_PARTS), 1).astype(np.int64)
+    gap = np.where(many, gap, np.minimum(gap, LONGEST_STEP_S))
+    fine = np.ceil(np.where(many, drawn, gap / LONG_S))
+    if not np.any(fine > 1):
+        return index, t - gap / 2, drawn, before
+    parts = np.clip(fine, 1, MOST_PARTS).astype(np.int64)
     again = np.repeat(np.arange(len(index)), parts)
     part = np.arange(len(again)) - np.repeat(np.cumsum(parts) - parts, parts)
     each = (drawn / parts)[again]
     back = (parts[again] - 0.5 - part) / parts[again]
-    gap = np.where(many, gap, np.minimum(gap, LONGEST_STEP_S))
     return index[again], t[again] - gap[again] * back, each, before[again] + part * each
+
+
+def _on_steps(
+    index: Ints, t: Floats, drawn: Floats, before: Floats, turns: Line
+) -> tuple[Ints, Floats, Floats, Floats]:
+    """Tokens in the steps that made them: a read of n holds those of the last n steps, one each, laid evenly over the
+    time of its step."""
+    last = step_at(turns, t) + 1.0
+    knots = np.stack([turns.start, turns.end], 1).ravel()
+    count = np.stack([np.arange(len(turns)), np.arange(1, len(turns) + 1)], 1).ravel().astype(float)
+    begin = np.interp(np.maximum(last - drawn, 0.0), count, knots)
+    took = np.interp(last, count, knots) - begin
+    covered = (last >= drawn) & (t <= turns.end[-1] + LONGEST_STEP_S)
+    parts = np.clip(np.ceil(np.where(covered, np.maximum(drawn, took / LONG_S), 1)), 1, MOST_PARTS).astype(np.int64)
+    again = np.repeat(np.arange(len(index)), parts)
+    part = np.arange(len(again)) - np.repeat(np.cumsum(parts) - parts, parts)
+    each = (drawn / parts)[again]
+    at = np.interp(last[again] - each * (parts[again] - 0.5 - part), count, knots)
+    return index[again], np.where(covered[again], at, t[again]), each, before[again] + part * each
 
 
 def _even(work: Windows, which: Ints) -> tuple[Ints, Floats, Floats, Floats]:
@@ -166,20 +197,22 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
     t = np.linspace(t0, t1, cells + 1)
     width = t[1] - t[0]
     turns, decode, context = np.zeros(cells), np.zeros(cells), np.zeros(cells)
+    busy_start, busy_end = union(work.start, work.last)
+    line = None if steps is None else _line(steps, work.origin_ns, busy_start)
+    decoded = None if line is None else line.where(line.decodes > 0)
     for a, b in read_slices(requests, work.row):
-        _, at, steps_of, tokens, read = decode_reads(requests, work, a, b)
+        _, at, steps_of, tokens, read = decode_reads(requests, work, a, b, decoded)
         cell = np.clip(((at - t0) / width).astype(np.int64), 0, cells - 1)
         turns += np.bincount(cell, steps_of, cells)
         decode += np.bincount(cell, tokens, cells)
         context += np.bincount(cell, read, cells)
     one = np.ones(len(work))
-    again = work.again
+    again = work.again.where(work.again.end > work.again.start)
     prefilling = np.diff(spread(t, work.start, work.first, work.first - work.start))
     decoding = np.diff(spread(t, work.first, work.last, work.last - work.first))
     if len(again):  # a victim waits, and is then in prefill once more: neither is decode
         prefilling += _cover(t, again.start, again.end)
         decoding = np.maximum(decoding - _cover(t, again.stall, again.end), 0.0)
-    busy_start, busy_end = union(work.start, work.last)
     busy = spread(t, busy_start, busy_end, busy_end - busy_start)
     decode_busy = _cover(t, *union(work.first, work.last))
     gaps = np.concatenate([busy_start[1:], [np.inf]]) - busy_end if len(busy_end) else busy_end
@@ -203,7 +236,18 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
         np.concatenate([[0.0], np.cumsum(context)]),
     ]
     curve = WorkCurve(t, np.stack(columns, 1), busy, tail, np.concatenate([np.zeros((1, 2)), np.cumsum(share, 0)]))
-    return curve if steps is None else _placed(curve, _told_steps(steps, work.origin_ns, busy_start, curve))
+    if steps is None or line is None:
+        return curve
+    found = pieces(requests, work, line)
+    return replace(_placed(curve, _told_steps(line, found, curve)), line=line, pieces=found)
+
+
+def _line(steps: StepTable, origin_ns: int, busy_start: Floats) -> Line:
+    start, end = _step_times(steps, origin_ns, busy_start)
+    prompts, decodes = steps.ctx_requests.astype(float), steps.generation_requests.astype(float)
+    made = steps.generation_tokens.astype(float)
+    lost = np.where(known(steps.preempted), steps.preempted, 0).astype(float)
+    return Line(np.minimum(start, end - 1e-6), end, prompts, steps.ctx_tokens.astype(float), decodes, made, lost)
 
 
 def _placed(curve: WorkCurve, told: Told) -> WorkCurve:
@@ -229,15 +273,17 @@ NEAR_S = 0.25
 """contexts of a step are those of the time around it, per token"""
 
 
-def _told_steps(steps: StepTable, origin_ns: int, busy_start: Floats, curve: WorkCurve) -> Told:
-    """Duration and work of every step of the stream. Tokens as told; their contexts by what lies around the step."""
-    start, end = _step_times(steps, origin_ns, busy_start)
+def _told_steps(line: Line, found: Pieces, curve: WorkCurve) -> Told:
+    """Duration and work of every step of the stream. Tokens as told; contexts of prompts by whose tokens they were, of
+    decodes by what lies around the step."""
+    start, end, n = line.start, line.end, len(line)
     around = curve.at(end + NEAR_S)[0] - curve.at(start - NEAR_S)[0]
-    per_prompt = np.divide(around[:, 2], around[:, 1], out=np.zeros(len(end)), where=around[:, 1] > 0.5)
-    per_token = np.divide(around[:, 4], around[:, 3], out=np.zeros(len(end)), where=around[:, 3] > 0.5)
-    prompt, decode = steps.ctx_tokens.astype(float), steps.generation_tokens.astype(float)
-    work = np.stack([np.ones(len(end)), prompt, prompt * per_prompt, decode, decode * per_token], 1)
-    good = (end > start + 1e-5) & (prompt + decode > 0)
+    per_prompt = np.divide(around[:, 2], around[:, 1], out=np.zeros(n), where=around[:, 1] > 0.5)
+    per_token = np.divide(around[:, 4], around[:, 3], out=np.zeros(n), where=around[:, 3] > 0.5)
+    placed, context = (np.bincount(found.step, x, n) for x in (found.tokens, found.context))
+    per_prompt = np.where(placed > 0.5 * line.tokens, context / np.maximum(placed, 1.0), per_prompt)
+    work = np.stack([np.ones(n), line.tokens, line.tokens * per_prompt, line.generated, line.generated * per_token], 1)
+    good = (end > start + 1e-5) & (line.tokens + line.generated > 0)
     return Told(end[good], (end - start)[good], work[good])
 
 
