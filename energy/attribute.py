@@ -23,6 +23,7 @@ from energy.groups import NO_STREAM, Scope, outside, scopes_of, slices, steps_of
 from energy.load import load_run
 from energy.node_total import node_total
 from energy.output import write
+from energy.overtaken import begun
 from energy.policies import KNOW_OWN, POLICIES
 from energy.recompute import in_time, restated, victims, width_of, with_recompute
 from energy.rollup import Figures
@@ -184,6 +185,9 @@ def _works(data: RunData, level: str, scopes: list[Scope], curves: list[Curve], 
         t0, t1 = min(ends) - 2.0, max(ends) + 2.0
         told = in_time(data.requests, work, steps)
         curve = work_curve(data.requests, work, told, t0, t1)
+        if level == "L1":
+            first, work = work, begun(work, curve)
+            curve = curve if work is first else work_curve(data.requests, work, told, t0, t1)
         work = with_recompute(data.requests, work, curve, steps, data.preempted)
         if len(work.again):
             curve = work_curve(data.requests, work, told, t0, t1)

@@ -81,6 +81,13 @@ def step_at(line: Line, t: Floats) -> Ints:
 def pieces(requests: RequestTable, work: Windows, line: Line) -> Pieces:
     """Prompt tokens of every window that the steps cover, by step."""
     some = (line.prompts > 0) & (line.tokens > 0)
+    if not np.any(some):
+        none, nothing = np.zeros(0, np.int64), np.zeros(0)
+        lost = np.full(len(work), np.inf)
+        unseen = np.zeros(len(work), bool)
+        return Pieces(
+            none, none, none > 0, nothing, nothing, nothing, nothing, nothing, nothing, unseen, lost
+        )  # fmt: skip
     filled = line.where(some)
     preempted = _preempted(line, filled)
     last = step_at(filled, work.first)
