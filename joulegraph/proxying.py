@@ -33,6 +33,8 @@ from traces.rundir import RunDir
 from traces.status import StatusReader
 
 WATCH_S = 0.25
+CUT_S = 5.0
+LEFT = "left by a second Ctrl-C; requests under way were cut, what was recorded is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,12 @@ class Workers:
             if child.process.pid is not None and child.process.is_alive():
                 os.kill(child.process.pid, number)
 
+    def cut(self) -> None:
+        """Have them end now: what still runs is recorded as cancelled, and the journals are closed."""
+        self.signal(signal.SIGUSR1)
+        for child in self.children:
+            child.stop(CUT_S)
+
     def stop(self, timeout_s: float) -> None:
         """Drain all at once, then wait for each."""
         self.signal(signal.SIGTERM)
@@ -160,11 +168,17 @@ def run_proxy(plan: ProxyPlan) -> None:
         why = str(error)
         raise
     finally:
-        workers.stop(plan.drain_s + 5.0)
+        try:
+            workers.stop(plan.drain_s + 5.0)
+        except KeyboardInterrupt:
+            state, why = "interrupted", LEFT
+            workers.cut()
         for child in beside:
             child.stop()
         clock = {**run.info["clock"], "end": anchor()}
         run.update_info(state=state, why=why, clock=clock, wall_s=round(time.monotonic() - started, 3))
+    if why is LEFT:
+        raise KeyboardInterrupt(LEFT)
     if why is not None:
         raise UserError(why)
 

@@ -73,7 +73,7 @@ def _keep_memory() -> None:
 
 async def _run(lifeline: Connection, config: ProcessConfig) -> None:
     loop = asyncio.get_running_loop()
-    leave = asyncio.Event()
+    leave, now = asyncio.Event(), asyncio.Event()
     running: RunningProxy | None = None
     try:
         run = RunDir(config.out)
@@ -98,6 +98,7 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
         lifeline.send({"error": str(error)})
         return
     loop.add_signal_handler(signal.SIGTERM, leave.set)
+    loop.add_signal_handler(signal.SIGUSR1, now.set)
     loop.add_signal_handler(signal.SIGHUP, journal.reopen)
     threading.Thread(target=_listen, args=(lifeline, loop, running, leave), name="lifeline", daemon=True).start()
     lifeline.send({"port": running.port})
@@ -106,7 +107,12 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
     gc.set_threshold(GC_THRESHOLD, 50, 100)
     ticker = loop.create_task(_tick(page, journal))
     await leave.wait()
-    await running.drain(config.drain_s)
+    draining, cut = loop.create_task(running.drain(config.drain_s)), loop.create_task(now.wait())
+    await asyncio.wait({draining, cut}, return_when=asyncio.FIRST_COMPLETED)
+    cut.cancel()
+    if not draining.done():  # told twice: what still runs is cut and recorded
+        draining.cancel()
+        await running.drain(0.0)
     ticker.cancel()
     journal.close()
     _show(page, journal)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -40,7 +41,12 @@ def spawn(target: Callable[..., None], *args: Any, name: str) -> Child:
     context = multiprocessing.get_context("spawn")
     child_end, parent_end = context.Pipe(duplex=True)
     process = context.Process(target=_begin, args=(child_end, _Work(target, args)), name=name, daemon=False)
-    process.start()
+    # Ctrl-C goes to the whole group, and the parent decides: a child has it blocked until it ignores it (_begin)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     child_end.close()
     return Child(process, parent_end)
 
@@ -60,6 +66,8 @@ class _Work:
 
 def _begin(lifeline: Connection, packed: _Work) -> None:
     """First in every child: from here on a parent that dies ends it, also in the seconds that imports may take."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     begun = Event()
     Thread(target=_leave_unbegun, args=(begun,), name="parent", daemon=True).start()
     assert isinstance(packed.work, bytes)

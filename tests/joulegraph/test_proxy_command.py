@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
+from engines.embedded.process import EngineConfig, engine_process
 from joulegraph.commands.proxy import control_port
 from joulegraph.control import Control, prometheus
 from joulegraph.proxying import split_limit
 from joulegraph.traffic import Traffic
 from proxy.page import slot_names
+from traces.child import spawn
 from traces.errors import UserError
 from traces.rundir import RunDir
 from traces.status import StatusPage, StatusReader
@@ -294,3 +296,32 @@ def test_joules_are_parsed_once_per_look_and_anew_when_replaced(tmp_path: Path) 
     assert first["workflows"]["w"]["active_uj"] == 1 and control.live() is first
     run.write_json("live.json", {"workflows": {"w": {"active_uj": 2}}})
     assert control.live()["workflows"]["w"]["active_uj"] == 2
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_cuts_what_runs_and_keeps_its_record(tmp_path: Path) -> None:
+    """The signal goes to the whole group, as a terminal sends it; the stream would take minutes."""
+    engine = spawn(engine_process, EngineConfig(), name="engine")
+    upstream = f"http://127.0.0.1:{engine.lifeline.recv()}"
+    run = tmp_path / "run"
+    proxy = subprocess.Popen(
+        [sys.executable, "-m", "joulegraph", "proxy", "--upstream", upstream, "--listen", "127.0.0.1:0",
+         "--control", "0", "--workers", "2", "--record", str(run), "--drain", "100", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert proxy.stdout is not None
+    host, port = json.loads(proxy.stdout.readline())["listen"].split(":")
+    client = http.client.HTTPConnection(host, int(port), timeout=60)
+    body = {"model": "h100-llama8b", "prompt": "a", "max_tokens": 90_000, "ignore_eos": True, "stream": True}
+    client.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+    assert client.getresponse().read(200)
+    os.killpg(proxy.pid, signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        proxy.wait(2)  # it drains
+    os.killpg(proxy.pid, signal.SIGINT)
+    _, said = proxy.communicate(timeout=20)
+    client.close()
+    assert engine.stop() == 0
+    assert proxy.returncode == 130 and "second Ctrl-C" in said and "Traceback" not in said
+    assert RunDir.open(run).info["state"] == "interrupted"
+    assert [row["outcome"] for row in RunDir.open(run).rows("requests")] == ["cancelled"]
