@@ -86,6 +86,7 @@ class Driver:
 
     def _all(self, todo: list[Slot], of: int) -> None:
         began = time.monotonic()
+        tried = [self._unable(slot) is None for slot in todo]
         for index, slot in enumerate(todo):
             if self.stop.count:
                 break
@@ -94,8 +95,8 @@ class Driver:
             self._collect(self.jobs - 1 if beside else 0)
             if index:
                 self._cool(slot)
-            ended = index - len(self.workers.busy)
-            left_s = eta_s(time.monotonic() - began, ended, len(todo) - ended)
+            ended = tried[:index].count(True) - len(self.workers.busy)
+            left_s = eta_s(time.monotonic() - began, ended, tried.count(True) - ended)
             self._say(f"{of - len(todo) + index + 1}/{of}", slot, left_s)
             self.stop.leaves_at = 2 if slot.point.kind in VIRTUAL else 3
             self._play(slot, beside)
