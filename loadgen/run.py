@@ -12,7 +12,8 @@ from traces.workflow import Workflow
 
 def goes_on(workflow: Workflow) -> bool:
     """Whether some prompt of a workflow goes on from an earlier one."""
-    return any(d.extends is not None for n in workflow.nodes for d in n.deps)
+    nodes = workflow.nodes
+    return len(nodes) > 1 and any(d.extends is not None for n in nodes for d in n.deps)
 
 
 class Run:
