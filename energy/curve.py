@@ -208,7 +208,7 @@ def _from_gauge(series: Series) -> Curve:
     t, mw = t[keep], series.value[keep].astype(float)
     step = np.diff(t) * (mw[1:] + mw[:-1]) / 2 / 1e6
     uj = np.concatenate([[0], np.rint(np.cumsum(step))]).astype(np.int64)
-    period = int(np.median(np.diff(t))) if len(t) > 1 else 0
+    period = max(int(np.median(np.diff(t))) if len(t) > 1 else 0, series.info.period_ns or 0)
     return Curve(
         series.info.device, series.info.domain, series.info.source, t, uj, np.full(len(t), period // 2),
         np.diff(t) > _gap_ns(period), 1, period, integrated=True, simulated=series.info.simulated,
@@ -243,13 +243,19 @@ def curves_of(series: dict[str, Series]) -> tuple[list[Curve], list[str]]:
     return [one for one in made if not isinstance(one, str)], [one for one in made if isinstance(one, str)]
 
 
+def _first(one: Curve) -> int:
+    """What a curve's period must be below to come before it: of two counters the first stays."""
+    return one.period_ns if one.integrated else 0
+
+
 def choose(curves: list[Curve]) -> list[Curve]:
-    """One curve per (domain, device): a counter before an integrated gauge, anything measured in a domain before an
-    estimate of it."""
+    """One curve per (domain, device): a counter before an integrated gauge, of gauges the one renewed most often
+    (a driver's 20 ms samples before power that stands for 100 ms), anything measured in a domain before an estimate of
+    it."""
     best: dict[tuple[str, str], Curve] = {}
     for one in curves:
         key = (one.domain, one.device)
-        if key not in best or (best[key].integrated and not one.integrated):
+        if key not in best or (one.integrated, one.period_ns) < (best[key].integrated, _first(best[key])):
             best[key] = one
     measured = {one.domain for one in best.values() if not one.estimated}
     return [one for one in best.values() if not one.estimated or one.domain not in measured]

@@ -24,8 +24,8 @@ from energy.work import WorkCurve
 from traces.errors import UserError
 
 SKIPPED = ("gap", "end", "idle", "warmup")
-FEWEST = 20
-"""spans with work before a phase that a fit must have"""
+FEWEST = 8
+"""spans with work before a phase that a fit must have; what they cannot tell the prior says"""
 BUDGET = 8192
 """prompt tokens per step when planning; vLLM's default on cards of this class"""
 
@@ -60,12 +60,16 @@ def read_phases(document: Any, where: str) -> list[dict[str, Any]]:
 
 
 def predict(basis: Basis, phases: list[dict[str, Any]], profile: Profile | None = None) -> list[dict[str, Any]]:
-    """One row per phase with work in it; None with `why` where too little precedes it."""
+    """One row per phase with work in it; None with `why` where too little precedes it. A last phase whose end nobody
+    gave ends with the last answer."""
+    w = basis.windows
+    over = w.origin_ns + round(1e9 * float(w.last.max())) if len(w) else None
     out = []
     for phase in phases:
-        if phase["phase"] in SKIPPED or phase["end_ns"] is None:
+        end = phase["end_ns"] if phase["end_ns"] is not None else over
+        if phase["phase"] in SKIPPED or end is None or end <= int(phase["t_ns"]):
             continue
-        out.append(_phase(basis, phase, profile))
+        out.append(_phase(basis, {**phase, "end_ns": end}, profile))
     return out
 
 

@@ -121,8 +121,13 @@ def experiment(args: argparse.Namespace) -> Path:
     return out
 
 
-def fit_runs(paths: list[Path]) -> tuple[Profile, dict[str, Any]]:
-    """One profile for all runs (same GPU and model), and how well it fits each."""
+def fit_runs(paths: list[Path], *, allow_invalid: bool = False) -> tuple[Profile, dict[str, Any]]:
+    """One profile for all runs (same GPU and model), and how well it fits each. UserError for a run that says it is
+    invalid, unless allowed: then name and provenance of the profile say so."""
+    invalid = _invalid(paths)
+    if invalid and not allow_invalid:
+        said = "; ".join(f"{path}: the run is invalid ({why})" for path, why in invalid.items())
+        raise UserError(f"{said}; no profile is saved: record it again, or say --allow-invalid to save one marked so")
     parts: list[tuple[Path, Spans]] = []
     seconds = []
     sources = []
@@ -147,8 +152,17 @@ def fit_runs(paths: list[Path]) -> tuple[Profile, dict[str, Any]]:
         "power_limit_w": fit.cap_w if np.isfinite(fit.cap_w) else None,
         "terms": {t: {"joules": float(j), "sd": float(s)} for t, j, s in zip(TERMS, fit.joules, fit.sd, strict=True)},
         "runs": {path.name: _off(fit, spans) for path, spans in parts},
+        "invalid": {path.name: why for path, why in invalid.items()},
     }
-    return _profile(fit, paths[0].name, "; ".join(sources)), quality
+    name = f"{paths[0].name} (of an invalid run)" if invalid else paths[0].name
+    sources += [f"invalid: {path.name} ({why})" for path, why in invalid.items()]
+    return _profile(fit, name, "; ".join(sources)), quality
+
+
+def _invalid(paths: list[Path]) -> dict[Path, str]:
+    """Runs that say they are invalid, and why."""
+    infos = {path: RunDir.open(path).info for path in paths}
+    return {path: str(i.get("why") or "no reason given") for path, i in infos.items() if i.get("state") == "invalid"}
 
 
 def _off(fit: Fit, spans: Spans) -> float:

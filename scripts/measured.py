@@ -181,7 +181,7 @@ def main() -> int:
             ]
             show(head, predicted(parts, args.by))
         if args.out is not None:
-            profile, quality = fit_runs([part.path for part in parts])
+            profile, quality = fit_runs([part.path for part in parts], allow_invalid=True)
             source = f"{args.source}; {profile.provenance}" if args.source else profile.provenance
             save(args.out, replace(profile, name=args.name or args.out.stem, provenance=source), quality)
             sys.stderr.write(f"{args.out}: {quality['spans']} spans, residual {quality['residual_w']:.1f} W\n")

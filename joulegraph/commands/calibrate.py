@@ -26,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=real(above=0), default=4.0, help="length of each part of the experiment (default 4)"
     )
     parser.add_argument("--seed", type=whole(), default=0, help="seed of the prompts and mixes")
+    parser.add_argument(
+        "--allow-invalid", action="store_true", help="save a profile even of an invalid run; the file says so"
+    )
     parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
 
 
@@ -36,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from joulegraph.calibration import experiment, fit_runs, save
 
     runs = args.runs if args.runs else [experiment(args)]
-    profile, quality = fit_runs(runs)
+    profile, quality = fit_runs(runs, allow_invalid=args.allow_invalid)
     save(args.out, profile, quality)
     out = {"profile": str(args.out), **quality}
     if args.json:
@@ -54,5 +57,6 @@ def lines(out: dict[str, Any]) -> list[str]:
     if out["power_limit_w"]:
         text.append(f"power bends towards {out['power_limit_w']:.0f} W")
     text += [f"    {term:16} {row['joules']:.4g} J +- {row['sd']:.2g}" for term, row in out["terms"].items()]
+    text += [f"{name}: an invalid run ({why}); the profile says so" for name, why in out["invalid"].items()]
     text += [f"{name}: total energy off by {error:+.2%}" for name, error in out["runs"].items()]
     return text

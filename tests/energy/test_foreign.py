@@ -12,8 +12,9 @@ import pytest
 from energy.attribute import attribute
 from energy.curve import Curve, curve_of
 from energy.foreign import import_run
-from energy.foreign_power import COUNTER
+from energy.foreign_power import COUNTER, INSTANT
 from energy.load import load_run
+from energy.predict import Basis, predict, read_phases
 from energy.tables import Series
 from traces.errors import UserError
 from traces.rundir import RunDir
@@ -108,3 +109,63 @@ def test_an_edge_after_missing_reads_is_where_the_sensor_set_it() -> None:
     assert isinstance(curve, Curve)
     off = curve.uj - (curve.t_ns - curve.t_ns[0]) * 0.3
     assert np.abs(off).max() < 0.03 * 300e6
+
+
+def _loaded(folder: Path, n: int, *, ring: bool = False) -> Path:
+    """One request a second for n seconds at 300 W, read 20 ms apart, then idle at 100 W."""
+    _write(folder, _rows(n), "")
+    t = np.arange(8 * S, (14 + n) * S, 20_000_000)
+    watts = np.where((t > 10 * S) & (t < (12 + n) * S), 300, 100)
+    energy = np.cumsum(watts) * 20
+    rows = [
+        f"{a},{a + 1000},{e},{w * 1000}\n" for a, e, w in zip(t.tolist(), energy.tolist(), watts.tolist(), strict=True)
+    ]
+    gap = range((17 * S - 8 * S) // 20_000_000, (20 * S - 8 * S) // 20_000_000)
+    kept = [r for k, r in enumerate(rows) if k not in gap]
+    head = "t0_ns,t1_ns,energy_mj,instant_mw\n"
+    if ring:
+        head, kept = (
+            "t0_ns,t1_ns,instant_mw\n",
+            [",".join(np.array(r.strip().split(","))[[0, 1, 3]]) + "\n" for r in rows],
+        )
+        (folder / "ring20ms.csv").write_text(
+            "wall_us,power_mw\n" + "".join(f"{a // 1000},300000\n" for a in t.tolist())
+        )
+        (folder / "sampler.json").write_bytes(orjson.dumps({"anchors_monotonic_wall_ns": [[0, 0], [99 * S, 99 * S]]}))
+    (folder / "power.csv").write_text(head + "".join(kept))
+    return folder
+
+
+def test_a_phase_that_ends_in_a_gap_was_not_measured(tmp_path: Path) -> None:
+    phases = [
+        {"phase": "mix", "run": 0, "t_ns": 10 * S},
+        {"phase": "mix", "run": 1, "t_ns": 18 * S},  # nothing was read from 17 to 20 s
+        {"phase": "mix", "run": 2, "t_ns": 24 * S},  # ends nowhere: with the last answer
+    ]
+    run = tmp_path / "run"
+    import_run(_loaded(tmp_path, 20), run)
+    gpu = attribute(load_run(RunDir.open(run))).devices[0]
+    rows = predict(Basis.of(gpu.curve, gpu.lag, gpu.work, gpu.windows), read_phases(phases, "phases"))
+    assert [r["run"] for r in rows] == [0, 1, 2]
+    assert rows[0]["measured_uj"] is None
+    assert rows[0]["why"].startswith("the sensor was not read around an end of this phase")
+    assert rows[1]["measured_uj"] is None
+    assert rows[1]["predicted_uj"] is not None
+    assert rows[2]["measured_uj"] == pytest.approx(300e6 * 5.9, rel=0.03)
+    assert rows[2]["predicted_uj"] == pytest.approx(300e6 * 5.9, rel=0.05)
+
+
+def test_without_a_counter_the_drivers_samples_come_first(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    import_run(_loaded(tmp_path, 8, ring=True), run)
+    assert attribute(load_run(RunDir.open(run))).devices[0].curve.source == "nvml0.ring"
+
+
+def test_a_gap_in_a_gauge_is_no_knowledge() -> None:
+    t = np.array([*range(0, 2 * S, S // 50), *range(6 * S, 8 * S, S // 50)])
+    curve = curve_of(Series(INSTANT, t, t, np.full(len(t), 100_000)))
+    assert isinstance(curve, Curve)
+    assert np.count_nonzero(curve.broken) == 1
+    assert curve.between(0, 7 * S).covered == pytest.approx(3 / 7, rel=0.02)
+    assert not curve.resolved(4 * S)
+    assert curve.resolved(S)
