@@ -41,7 +41,9 @@ def _figures(name: str, devices: list[Device], requests: RequestTable) -> Figure
             extra += largest_remainder(seconds.astype(float), np.zeros(2 * n, np.int64), np.array([spare], np.int64))
         apart_uj = equal(d.rows, d.blocks, d.fit)
         edge_s = d.curve.period_ns / 1e9
-        width = widths(d.rows, d.blocks, d.split, apart_uj, d.lag, edge_s, d.ledger.ratio, len(work))
+        width = widths(
+            d.rows, d.blocks, d.split, apart_uj, d.lag, edge_s, d.ledger.ratio, len(work), told=d.work.told is not None
+        )
         at = np.repeat(work.row * 2, 2) + np.tile([0, 1], len(work))
         half[at] += width.half_uj
     most = sum(d.curve.total_uj for d in devices)

@@ -1,4 +1,4 @@
-"""Score the attribution against synthetic truth: seven mixes on two engines whose joules are known, at every level,
+"""Score the attribution against synthetic truth: eight mixes on two engines whose joules are known, at every level,
 beside the naive policies, with three kinds of sensor, interval coverage and negative controls. Takes minutes; the same
 every time. Exit code 1 when a control did no damage or the books do not close."""
 

@@ -30,11 +30,12 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """A mix and the engine limits it runs under."""
+    """A mix and the engine limits it runs under. policy: of the independent truth's engine (None: drawn by seed)."""
 
     name: str
     plan: list[Planned]
     limits: Limits
+    policy: str | None = None
 
 
 class _Builder:
@@ -65,8 +66,8 @@ class _Builder:
         request = EngineRequest(f"r{len(self.plan)}", prompt, out, min_tokens=out, ignore_eos=True)
         self.plan.append(Planned(round(t_s * 1e9), request, workflow, name))
 
-    def done(self, name: str, limits: Limits) -> Mix:
-        return Mix(name, sorted(self.plan, key=lambda p: p.t_ns), limits)
+    def done(self, name: str, limits: Limits, policy: str | None = None) -> Mix:
+        return Mix(name, sorted(self.plan, key=lambda p: p.t_ns), limits, policy)
 
 
 _LIMITS = Limits(max_num_seqs=256, max_num_batched_tokens=2048)
@@ -140,6 +141,16 @@ def saturated(seed: int) -> Mix:
     return b.done("saturated", Limits(max_num_seqs=128, max_num_batched_tokens=8192))
 
 
+def capped(seed: int) -> Mix:
+    """A limit on sequences, always reached: prompts wait, then share the engine; where the engine knows it, piece by
+    piece side by side."""
+    b = _Builder(seed)
+    for t in b.arrivals(3.0):
+        text = b.tokens(b.size(2500, 0.9, 200, 16000))
+        b.add(t, text, b.size(200, 0.7, 8, 800), b.workflow(), "capped")
+    return b.done("capped", Limits(max_num_seqs=24, max_num_batched_tokens=4096), "capped")
+
+
 MIXES: dict[str, Callable[[int], Mix]] = {
     "chat": chat,
     "agent": agent,
@@ -148,4 +159,5 @@ MIXES: dict[str, Callable[[int], Mix]] = {
     "overload": overload,
     "tenants": tenants,
     "saturated": saturated,
+    "capped": capped,
 }

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from energy.attribute import Attribution, attribute
+from energy.policies import equal
 from energy.tables import Floats, Ints
+from energy.uncertainty import TERMS, widths
 from joulegraph.validation.runs import Synthetic, at_level
 
 TERCILES = ("low", "middle", "high")
@@ -24,6 +26,8 @@ class Score:
     closure_uj: int
     error_uj: Floats
     half_uj: Floats
+    terms: Floats
+    """of the interval (energy.uncertainty.TERMS), a row per request"""
     active_uj: Floats
     length: Floats
     """tercile 0, 1, 2 by tokens of the request"""
@@ -54,6 +58,7 @@ def compare(run: Synthetic, result: Attribution) -> Score:
     crowd = _in_flight(result.requests.sent_ns, result.requests.end_ns)
     share = figures.active[:, 0].sum() / max(active.sum(), 1)
     half = (figures.high - figures.low).sum(1) / 2.0
+    terms = _terms(result)
     return Score(
         errors=np.abs(active - truth)[good] / truth[good],
         workflow_errors=np.abs(mine - theirs)[there] / theirs[there],
@@ -61,6 +66,7 @@ def compare(run: Synthetic, result: Attribution) -> Score:
         closure_uj=int(result.totals["closure_uj"]),
         error_uj=np.abs(active - truth)[good],
         half_uj=half[good],
+        terms=terms[good],
         active_uj=active[good],
         length=_terciles(tokens)[good],
         load=_terciles(crowd)[good],
@@ -76,11 +82,13 @@ def _in_flight(sent_ns: Ints, end_ns: Ints) -> Floats:
     return (np.searchsorted(started, sent_ns, "right") - np.searchsorted(ended, sent_ns, "right")).astype(float)
 
 
-def conformal(scores: list[Score]) -> float:
-    """90 % quantile of |error| / half width, the mean over runs (each run weighs the same)."""
-    return float(np.mean([np.quantile(s.error_uj / s.half_uj, 0.9) for s in scores]))
-
-
-def covered(s: Score, factor: float) -> Floats:
-    """1 where the stretched interval holds the truth."""
-    return (s.error_uj <= factor * s.half_uj).astype(float)
+def _terms(result: Attribution) -> Floats:
+    d, n = result.devices[0], len(result.requests)
+    other = equal(d.rows, d.blocks, d.fit)
+    found = widths(
+        d.rows, d.blocks, d.split, other, d.lag, d.curve.period_ns / 1e9, d.ledger.ratio, len(d.windows),
+        told=d.work.told is not None,
+    )  # fmt: skip
+    out = np.zeros((n, len(TERMS)))
+    out[d.windows.row] = found.terms
+    return out

@@ -43,7 +43,7 @@ def independent(mix: Mix, seed: int, policy: str | None = None) -> Synthetic:
     rng = np.random.default_rng([seed, 76])
     kv = mix.limits.kv_blocks * BLOCK if mix.limits.kv_blocks else 400_000
     serving = Serving(
-        policy=policy or str(rng.choice(POLICIES)), budget=mix.limits.max_num_batched_tokens,
+        policy=policy or mix.policy or str(rng.choice(POLICIES)), budget=mix.limits.max_num_batched_tokens,
         sequences=mix.limits.max_num_seqs, kv_tokens=kv,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:

@@ -14,10 +14,12 @@ import numpy as np
 
 from energy.align import Lag
 from energy.attribute import Attribution, attribute, with_policy
+from energy.tables import Floats
 from joulegraph.validation.controls import CONTROLS, LAG_ERROR_S
+from joulegraph.validation.intervals import covered, learn
 from joulegraph.validation.mixes import MIXES
 from joulegraph.validation.runs import Synthetic, at_level, synthesise
-from joulegraph.validation.score import TERCILES, Score, compare, conformal, covered
+from joulegraph.validation.score import TERCILES, Score, compare, score
 from joulegraph.validation.truths import TRUTHS, linear_profile
 
 TUNING = (1, 2)
@@ -30,16 +32,18 @@ Say = Callable[[str], None]
 def validate(say: Say, seeds: int = 1) -> dict[str, Any]:
     """Run everything; `failed` lists controls that did no damage and figures that do not close."""
     report: dict[str, Any] = {"seeds": {"tuning": list(TUNING), "evaluation": list(EVALUATION[:seeds])}}
-    tuned = {(truth, mix): [_tuning(truth, mix, seed, say) for seed in TUNING] for truth in TRUTHS for mix in MIXES}
+    tuned = tuning_scores(say)
     scores: dict[tuple[str, str], list[Score]] = {}
+    judged: dict[str, list[Score]] = {}
     for truth, name in (("linear", "mixes"), ("independent", "independent")):
         report[name] = {}
         for mix in MIXES:
             runs = [_row(truth, mix, seed, say) for seed in EVALUATION[:seeds]]
             report[name][mix] = {k: _pooled([r[k] for r in runs]) for k in runs[0]}
             scores[truth, mix] = [r["L1"] for r in runs]
+            judged.setdefault(mix, []).extend(r[level] for r in runs for level in ("L1", "L3"))
     report["sensors"] = {mode: {mix: _sensor(mode, mix, say) for mix in MIXES} for mode in SENSORS}
-    report |= _overall(scores) | _coverage(tuned, scores)
+    report |= _overall(scores) | _coverage(tuned, judged)
     report["controls"] = {name: _control(name, say) for name in CONTROLS}
     failed = [name for name, damaged in report["controls"].items() if not damaged]
     report["failed"] = failed + (["closure"] if report["closure_uj"] else [])
@@ -50,10 +54,17 @@ def _made(truth: str, mix: str, seed: int) -> Synthetic:
     return TRUTHS[truth](MIXES[mix](seed), seed)
 
 
-def _tuning(truth: str, mix: str, seed: int, say: Say) -> Score:
-    run = _made(truth, mix, seed)
-    say(f"calibrating intervals: {truth} {mix} seed {seed}")
-    return compare(run, attribute(at_level(run.data, "L1"), level="L1"))
+def tuning_scores(say: Say) -> dict[str, list[Score]]:
+    """Per mix: runs of both truths on the seeds that shaped the estimator, at L1 and at L3."""
+    out: dict[str, list[Score]] = {}
+    for mix in MIXES:
+        for truth in TRUTHS:
+            for seed in TUNING:
+                run = _made(truth, mix, seed)
+                say(f"calibrating intervals: {truth} {mix} seed {seed}")
+                for level in ("L1", "L3"):
+                    out.setdefault(mix, []).append(score(run, level))
+    return out
 
 
 def _row(truth: str, mix: str, seed: int, say: Say) -> dict[str, Score]:
@@ -97,28 +108,40 @@ def _overall(scores: dict[tuple[str, str], list[Score]]) -> dict[str, Any]:
     }
 
 
-def _coverage(tuned: dict[tuple[str, str], list[Score]], scores: dict[tuple[str, str], list[Score]]) -> dict[str, Any]:
-    """Each mix with the factor of the other mixes' tuning seeds; widths as the estimator ships them."""
-    out: dict[str, float] = {}
-    hits: list[tuple[Score, Any]] = []
+def _coverage(tuned: dict[str, list[Score]], judged: dict[str, list[Score]]) -> dict[str, Any]:
+    """Each mix with widths learned on the other mixes' tuning seeds."""
+    hits: dict[str, list[tuple[Score, Floats]]] = {}
+    widths: dict[str, list[Floats]] = {}
     for mix in MIXES:
-        factor = conformal([s for (_, other), many in tuned.items() if other != mix for s in many])
-        mine = [s for (_, name), many in scores.items() if name == mix for s in many]
-        hits += [(s, covered(s, factor)) for s in mine]
-        out[mix] = float(np.mean(np.concatenate([covered(s, factor) for s in mine])))
-    every = [s for many in scores.values() for s in many]
+        scale = learn([s for other, many in tuned.items() if other != mix for s in many])
+        hits[mix] = [(s, covered(s, scale)) for s in judged[mix]]
+        widths[mix] = [scale.half(s.terms) for s in judged[mix]]
+    every = [pair for many in hits.values() for pair in many]
     return {
-        "coverage90": out,
+        "coverage90": {mix: _mean([h for _, h in many]) for mix, many in hits.items()},
+        "coverage90_by_level": {
+            level: {mix: _mean([h for s, h in many if _told(s) == (level == "L3")]) for mix, many in hits.items()}
+            for level in ("L1", "L3")
+        },
         "coverage_by": {
             kind: {
-                name: float(np.mean(np.concatenate([h[getattr(s, kind) == k] for s, h in hits])))
+                name: _mean([h[getattr(s, kind) == k] for s, h in every])
                 for k, name in enumerate(TERCILES)
-                if any(np.any(getattr(s, kind) == k) for s, _ in hits)
+                if any(np.any(getattr(s, kind) == k) for s, _ in every)
             }
             for kind in ("length", "load")
         },
-        "interval_width_median": float(np.median(np.concatenate([s.half_uj / s.active_uj for s in every]))),
+        "interval_width_median": float(np.median(np.concatenate([w for many in widths.values() for w in many]))),
+        "interval_widths": {mix: float(np.median(np.concatenate(many))) for mix, many in widths.items()},
     }
+
+
+def _mean(parts: list[Floats]) -> float:
+    return float(np.mean(np.concatenate(parts)))
+
+
+def _told(s: Score) -> bool:
+    return bool(s.terms[0, -1] > 0)
 
 
 def _control(name: str, say: Say) -> bool:
