@@ -386,6 +386,7 @@ def main() -> int:
     parser.add_argument("--fifo", action="store_true", help="real-time priority for all of it (root; steadier figures)")
     parser.add_argument("--only", metavar="NAME,...", help="these proxies (none always runs)")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by the way that ends what was started, --fifo above all
     count, seconds = (3, 1.5) if args.quick else (7, 3.0)
     if shutil.which("gcc") is None or len(os.sched_getaffinity(0)) < 2:
         sys.stderr.write("bench_proxy: needs gcc and two cores\n")
