@@ -202,3 +202,9 @@ def _replaced(prompt: str, node: Node, live: Mapping[str, Output] | None) -> str
         text = live[dep.on].text if live and dep.on in live else ""
         prompt = prompt.replace("{{output:" + dep.on + "}}", text)
     return prompt
+
+
+def asks_nothing(node: Node) -> bool:
+    """Its planned output or prompt is 0 tokens long: nothing can be asked for it."""
+    has_content = node.prompt is not None or node.messages is not None or node.token_ids is not None
+    return node.output_length < 1 or (node.input_length < 1 and not has_content)

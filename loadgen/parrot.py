@@ -3,65 +3,38 @@
 Why apart from loadgen.replay: a Parrot is given the graph and walks it itself. Arrivals, salts, prompts' words, wire
 ids and dispatch rows are the same, so a trace played here and on an OpenAI-style engine compares point by point. A
 Parrot takes about 85 calls a second, so tasks are cheap enough. Runs in real and in virtual time.
-Lives here: arrivals, the order of a node's requests, rows. May not know: files, command lines, energy, what a call
-should say (parrot_plan), how it is asked (parrot_wire).
+Lives here: arrivals, the order of a node's requests. May not know: files, command lines, energy, what a call should
+say (parrot_plan), how it is asked (parrot_wire), what its row says (parrot_rows).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from engines.parrot.protocol import CALL, SESSION, SESSION_AUTH, VAR
 from engines.pool import Pool
 from loadgen.arrivals import arrival_ns
-from loadgen.client import Row, base_row, unsent
-from loadgen.heads import wire_id
+from loadgen.client import Row, unsent
 from loadgen.options import ReplayOptions
 from loadgen.parrot_plan import PlannedCall, Prefixes, plan_calls
+from loadgen.parrot_rows import Rows
 from loadgen.parrot_run import Run, Step, any_failure, failed
 from loadgen.parrot_wire import Answer, Asker, output_of
 from loadgen.prompts import Words
 from loadgen.tally import Tally
 from loadgen.target import Target
-from loadgen.totals import ReplayTotals
-from traces import tags
-from traces.records import Outcome
-from traces.seams import Connect, NowNs, SleepUntil
-from traces.status import StatusPage
+from traces.seams import NowNs, SleepUntil
 from traces.workflow import Node, Workflow
 
 
-async def replay_parrot(
-    workflows: Iterable[Workflow],
-    target: Target,
-    *,
-    t0_ns: int,
-    now_ns: NowNs,
-    sleep_until: SleepUntil,
-    connect: Connect,
-    write: Callable[[Row], None],
-    status: StatusPage | None = None,
-    stop: asyncio.Event | None = None,
-    options: ReplayOptions | None = None,
-) -> ReplayTotals:
-    """As loadgen.replay.replay, onto a Parrot's public API. Rows: due_ns is when the trace (and what came before) let
-    the node run; t_sent_ns the later of that and its submission; t_end_ns when its value was read."""
-    options = options or ReplayOptions()
-    tls = None if target.ssl is None else target.ssl.context()
-    pool = Pool(target.host, target.port, connect=connect, now_ns=now_ns, ssl=tls)
-    shell = _Shell(target, pool, now_ns, sleep_until, write, Tally(status, now_ns()), options)
-    try:
-        await shell.run(iter(workflows), t0_ns, stop or asyncio.Event())
-    finally:
-        await shell.close()
-        pool.close()
-    return shell.tally.close(now_ns(), options.bounds, connections=pool.opened, stopped=shell.stopped)
+class ParrotShell:
+    """State of one replay onto a Parrot's public API, used as loadgen.shell.Shell is.
 
-
-class _Shell:
-    """State of one replay."""
+    Rows: due_ns is when the trace (and what came before) let the node run; t_sent_ns the later of that and its
+    submission; t_end_ns when its value was read.
+    """
 
     def __init__(
         self,
@@ -77,6 +50,7 @@ class _Shell:
         self._target, self._now_ns, self._sleep_until = target, now_ns, sleep_until
         self._asker = Asker(target, pool, now_ns, options.timeout_ns)
         self._write, self._options = write, options
+        self._rows = Rows(target, options.salt, now_ns)
         self._words = Words(options.salt, block_size=options.manifest.block_size)
         self._prefixes = Prefixes()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,7 +127,7 @@ class _Shell:
     async def _play(self, run: Run) -> None:
         self._runs.add(run)
         self.tally.workflow_started()
-        opened = await self._asker.ask("POST", SESSION, {"api_key": "1"}, self._tags(run, None), None)
+        opened = await self._asker.ask("POST", SESSION, {"api_key": "1"}, self._rows.tags(run, None), None)
         session = opened.body.get("session_id") if opened.outcome == "ok" and opened.body is not None else None
         if isinstance(session, int):
             run.session_id, run.opened_ns = session, opened.end_ns
@@ -165,11 +139,11 @@ class _Shell:
             for step in run.steps.values():
                 due = run.origin_ns + step.node.arrival_ns
                 why = f"no session: {opened.error or 'the reply names none'}"
-                self._close_step(run, step, self._plain(run, step, opened.outcome, why, due), None)
+                self._close_step(run, step, self._rows.plain(run, step, opened.outcome, why, due), None)
         for step in run.steps.values():  # what a stop left without a word
             if not step.recorded:
                 now = self._now_ns()
-                self._close_step(run, step, self._plain(run, step, "cancelled", "the run was stopped", now), None)
+                self._close_step(run, step, self._rows.plain(run, step, "cancelled", "the run was stopped", now), None)
         self._runs.discard(run)
         makespan = None if run.first_due_ns is None else run.last_end_ns - run.first_due_ns
         self.tally.workflow_ended(not run.failed, makespan)
@@ -181,12 +155,12 @@ class _Shell:
             await self._skip(run, step)
         elif self.stopped:
             now = self._now_ns()
-            self._close_step(run, step, self._plain(run, step, "skipped", "the run was stopped", now), None)
+            self._close_step(run, step, self._rows.plain(run, step, "skipped", "the run was stopped", now), None)
         elif node.kind != "llm":
             await self._pretend(run, step, due)
         elif call is None or node.output_length < 1 or node.input_length < 1:
             why = "its planned input or output is 0 tokens long, or its dependencies form a cycle"
-            self._close_step(run, step, self._plain(run, step, "skipped", why, due), None)
+            self._close_step(run, step, self._rows.plain(run, step, "skipped", why, due), None)
         else:
             await self._call(run, step, call, due)
 
@@ -214,7 +188,7 @@ class _Shell:
     async def _skip(self, run: Run, step: Step) -> None:
         now = self._now_ns()
         lost = next((s.node.request_id for s in run.needed(step.node) if failed(s)), "an earlier node")
-        self._close_step(run, step, self._plain(run, step, "skipped", f"it needs {lost}, which failed", now), None)
+        self._close_step(run, step, self._rows.plain(run, step, "skipped", f"it needs {lost}, which failed", now), None)
 
     async def _pretend(self, run: Run, step: Step, due_ns: int) -> None:
         """A tool or a pause: takes its recorded time."""
@@ -222,18 +196,18 @@ class _Shell:
         took = max(0, node.t_end_ns - node.arrival_ns) if node.t_end_ns is not None else 0
         step.submitted.set_result(due_ns)
         await self._sleep_until(due_ns + took)
-        row = unsent(node, run.workflow.class_name, self._wire(node), "ok", None, due_ns, due_ns + took)
+        row = unsent(node, run.workflow.class_name, self._rows.wire(node), "ok", None, due_ns, due_ns + took)
         self._close_step(run, step, row, due_ns + took)
 
     async def _call(self, run: Run, step: Step, call: PlannedCall, due_ns: int) -> None:
         deadline = self._now_ns() + self._options.timeout_ns
-        body = call.body(run.session_id, run.var_ids, self._wire(step.node))
-        accepted = await self._asker.ask("POST", CALL, body, self._tags(run, step.node), deadline)
+        body = call.body(run.session_id, run.var_ids, self._rows.wire(step.node))
+        accepted = await self._asker.ask("POST", CALL, body, self._rows.tags(run, step.node), deadline)
         variable = output_of(accepted.body) if accepted.outcome == "ok" else None
         if variable is None:
             why = accepted.error or "the reply names no output variable"
             outcome = accepted.outcome if accepted.outcome != "ok" else "error"
-            row = self._row(run, step, call, accepted, outcome, why, due_ns, accepted.sent_ns)
+            row = self._rows.called(run, step, accepted, outcome, why, due_ns, accepted.sent_ns)
             self._close_step(run, step, row, None)
             return
         submitted, step.accepted_ns = accepted.sent_ns or self._now_ns(), accepted.end_ns
@@ -251,9 +225,9 @@ class _Shell:
         if not call.timed:  # what it needs has ended by now, as far as it was seen: it could not run before
             seen = [s.ended.result() for s in run.needed(step.node) if s.ended.done()]
             ready = max([due_ns, *(e for e in seen if e is not None)])
-        row = self._row(run, step, call, value, value.outcome, value.error, ready, max(submitted, ready))
+        row = self._rows.called(run, step, value, value.outcome, value.error, ready, max(submitted, ready))
         if value.outcome == "ok" and value.body is not None:
-            self._count(row, run, call, value.body.get("content"))
+            self._rows.count(row, call, value.body.get("content"))
         self._close_step(run, step, row, value.end_ns if value.outcome == "ok" else None)
 
     async def _value(self, run: Run, step: Step, call: PlannedCall, variable: str, deadline: int) -> Answer:
@@ -271,57 +245,6 @@ class _Shell:
             watching.cancel()
             asking.cancel()
             await asyncio.gather(asking, watching, return_exceptions=True)
-
-    # ------------------------------------------------------------------ requests and rows
-
-    def _wire(self, node: Node) -> str:
-        return wire_id(self._options.salt, node)
-
-    def _tags(self, run: Run, node: Node | None) -> list[tuple[str, str]]:
-        """Headers that say whose request it is; our proxy reads them, a Parrot does not."""
-        tag = tags.Tag(tags.clean(run.workflow.workflow_id), class_name=tags.clean(run.workflow.class_name))
-        if node is None:
-            return tags.to_headers(tag)
-        parents = tuple(d for d in node.deps if tags.clean(d.on))
-        mine = tags.Tag(
-            tag.workflow_id, tags.clean(node.request_id), parents, tags.clean(node.agent_id), tag.class_name
-        )
-        return [*tags.to_headers(mine), (tags.REQUEST_ID, self._wire(node))]
-
-    def _row(
-        self,
-        run: Run,
-        step: Step,
-        call: PlannedCall,
-        answer: Answer,
-        outcome: Outcome,
-        error: str | None,
-        due_ns: int,
-        sent_ns: int | None,
-    ) -> Row:
-        end = max(answer.end_ns, due_ns)
-        row = base_row(step.node, run.workflow.class_name, self._wire(step.node), outcome, due_ns, end)
-        row["api"], row["model"] = "parrot", self._target.model
-        for name, value in (
-            ("t_sent_ns", sent_ns), ("status", answer.status), ("error", error),
-            ("connection_reused", answer.reused),
-        ):  # fmt: skip
-            if value is not None:
-                row[name] = value
-        return row
-
-    def _plain(self, run: Run, step: Step, outcome: Outcome, why: str, due_ns: int) -> Row:
-        node, now = step.node, self._now_ns()
-        return unsent(node, run.workflow.class_name, self._wire(node), outcome, why, due_ns, max(now, due_ns))
-
-    def _count(self, row: Row, run: Run, call: PlannedCall, content: object) -> None:
-        """Lengths in words: of the answer as read, of the prompt as composed. Words are tokens where the tokenizer has
-        one per word (target.exact), and only then are they written down as such."""
-        if not self._target.exact or not isinstance(content, str):
-            return
-        row["completion_tokens"] = len(content.split())
-        row["prompt_tokens"] = call.prompt_tokens
-        row["finish_reason"] = "length"
 
     def _close_step(self, run: Run, step: Step, row: Row, ended_ns: int | None) -> None:
         """The one end of every node."""

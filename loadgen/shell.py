@@ -16,8 +16,9 @@ from engines import dialects
 from engines.pool import Pool
 from loadgen.agenda import Agenda
 from loadgen.arrivals import arrival_ns
-from loadgen.bodies import Bodies, Output
+from loadgen.bodies import Bodies, asks_nothing
 from loadgen.client import Exchange, Row, chosen, unsent
+from loadgen.endings import answered, repeated_ns
 from loadgen.heads import Heads, wire_id
 from loadgen.options import ReplayOptions
 from loadgen.outbox import Outbox
@@ -82,7 +83,7 @@ class Shell:
         self._pump()
         await self._over
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Leave nothing running."""
         for task in self._tasks:
             task.cancel()
@@ -201,8 +202,7 @@ class Shell:
             self._fail(run, node, due_ns, "skipped", "the run was stopped")
         elif node.kind != "llm":
             self._pretend(run, node, due_ns)
-        elif node.output_length < 1 or (node.input_length < 1 and not _has_content(node)):
-            # nothing to ask for; the graph goes on as if it had been answered
+        elif asks_nothing(node):  # the graph goes on as if it had been answered
             self._skip(run, [node], "its planned input or output is 0 tokens long")
             self._ended(run, node, self._now_ns())
         else:
@@ -284,14 +284,11 @@ class Shell:
 
     def _repeat(self, exchange: Exchange) -> bool:
         """Whether a failed request is sent once more, after a pause that doubles."""
-        options, attempt = self._options, exchange.attempt
-        if attempt > options.retries or self.stopped or not exchange.repeatable:
-            return False
-        again_ns = exchange.end_ns + (options.retry_wait_ns << (attempt - 1))
-        if again_ns >= exchange.due_ns + options.timeout_ns:
+        again_ns = None if self.stopped else repeated_ns(exchange, self._options)
+        if again_ns is None:
             return False
         self.tally.retried()
-        self._agenda.at(again_ns, self._again, exchange.run, exchange.node, exchange.due_ns, attempt + 1)
+        self._agenda.at(again_ns, self._again, exchange.run, exchange.node, exchange.due_ns, exchange.attempt + 1)
         return True
 
     def _fail(self, run: Run, node: Node, due_ns: int, outcome: Outcome, why: str) -> None:
@@ -330,18 +327,3 @@ class Shell:
         await self._sleep_until(self._now_ns() + self._options.drain_ns)
         for exchange in list(self._in_flight):
             exchange.give_up("cancelled", "still running when the drain time ended", self._now_ns())
-
-
-def answered(exchange: Exchange, record: Row) -> Output:
-    """What a node was asked and answered, for those that go on from it; lengths as planned where usage is missing."""
-    node, asked, said = exchange.node, record.get("prompt_tokens"), record.get("completion_tokens")
-    return Output(
-        exchange.observer.text or "",
-        node.output_length if said is None else said,
-        exchange.body_form.messages,
-        node.input_length if asked is None else asked,
-    )
-
-
-def _has_content(node: Node) -> bool:
-    return node.prompt is not None or node.messages is not None or node.token_ids is not None
