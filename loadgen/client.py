@@ -189,9 +189,7 @@ def _add_graph(row: Row, node: Node) -> None:
 def judge(status: int, observer: Observer) -> tuple[Outcome, str | None]:
     """What a complete reply amounts to. 4xx: refused by rule; anything else that is no whole answer: error."""
     if status == 200 and observer.error is None and not observer.malformed:
-        if observer.ended or observer.finish_reason is not None:
-            return "ok", None
-        return "error", "the reply ended without its end marker"
+        return _whole(observer)
     if 400 <= status < 500:
         return "rejected", f"{status}: {observer.error or 'no reason given'}"
     if not 200 <= status < 300:
@@ -200,8 +198,17 @@ def judge(status: int, observer: Observer) -> tuple[Outcome, str | None]:
         return "error", observer.error
     if observer.malformed:
         return "error", f"{observer.malformed} events of the reply are not what the dialect promises"
-    if not observer.ended and observer.finish_reason is None:
+    return _whole(observer)
+
+
+def _whole(observer: Observer) -> tuple[Outcome, str | None]:
+    """An answer says how it ended; its end marker alone, with neither a token nor a usage, answers nothing."""
+    if observer.finish_reason is not None:
+        return "ok", None
+    if not observer.ended:
         return "error", "the reply ended without its end marker"
+    if not observer.tokens and observer.usage.completion_tokens is None:
+        return "error", "the reply ended without an answer: no token, no usage, no finish reason"
     return "ok", None
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import pytest
 import uvloop
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engines.pool import Pool
@@ -198,6 +198,7 @@ def misbehaving(kit: Any, plan: dict[str, tuple[str, int]], junk: bytes) -> Call
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(bad_replies(), min_size=1, max_size=12), st.binary(max_size=80))
+@example([("junk in chunks", 0)], b"data:[DONE]")  # an end marker is no answer
 def test_whatever_a_server_answers_each_request_has_one_row_and_the_others_are_unharmed(
     kit: Any, kinds: list[tuple[str, int]], junk: bytes
 ) -> None:
