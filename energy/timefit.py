@@ -21,8 +21,6 @@ TIES = ((FEATURES.index("decode"), 1.0, 2.0), (FEATURES.index("prefill_context")
 """(feature, its cost as a multiple of a prompt token's, sd): where a run cannot tell it from the steps it came in (one
 request at a time: as many tokens as steps), a decoded token takes the matrix work of a prompt token and attention its
 share of it: 4 x layers x width FLOPs against 2 x parameters, 2e-5 to 6e-5 of models from 1 to 70 billion"""
-SHORTEST_S = 0.001
-"""stamps of steps are no better than this"""
 ODD, STALL_S = 3.0, 0.1
 """a step that lasts this many times what its work takes, and this much more, was stalled: no cost of work"""
 
@@ -38,12 +36,12 @@ def fit_time(curve: WorkCurve) -> Floats:
 def _robust(x: Floats, y: Floats) -> Floats:
     """Non-negative least squares of relative errors, once more without the rows that no cost explains. What steps take
     beyond their work (clocks near a power limit) goes with their length: in seconds a few long steps with prompts would
-    decide what the many short ones without show exactly."""
-    weight = 1 / np.maximum(y, SHORTEST_S)
-    x, relative = x * weight[:, None], y * weight
-    found = _solve(x, relative, ridge=0.001)
-    keep = y <= ODD * (x @ found) / weight + STALL_S
-    return _solve(x[keep], relative[keep], ridge=0.001)
+    decide what the many short ones without show exactly. Relative to what is modelled and to no less than a typical step:
+    a step whose stamps came too close together would outweigh all others by its short time."""
+    modelled = x @ _solve(x, y, ridge=0.001)
+    keep = y <= ODD * modelled + STALL_S
+    weight = 1 / np.maximum(modelled, np.median(y))[keep]
+    return _solve(x[keep] * weight[:, None], y[keep] * weight, ridge=0.001)
 
 
 def _solve(x: Floats, y: Floats, ridge: float) -> Floats:

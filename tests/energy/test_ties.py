@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from energy.timefit import from_cells
+from energy.timefit import fit_time, from_cells
 from energy.windows import _fifo, _steps
-from energy.work import FEATURES, WorkCurve
+from energy.work import FEATURES, Told, WorkCurve
 
 
 @pytest.mark.parametrize("token_s", [1e-5, 1e-4])
@@ -39,3 +39,19 @@ def test_first_tokens_of_one_step_read_apart_are_one_group() -> None:
     assert np.flatnonzero(_steps(first, computed, 1e-4, 0.002)).tolist() == [0, 8]
     start = _fifo(np.full(16, 0.0), first, first, computed, np.zeros(16), 1e-4)
     assert start[8:] == pytest.approx(np.full(8, 1.6), abs=0.01)
+
+
+def test_steps_stamped_too_close_together_do_not_outweigh_the_rest() -> None:
+    """1,000 decode steps of 5 ms, 40 steps of 4,000 prompt tokens at 0.2 ms, three of which the stamps give 2 ms."""
+    work = np.zeros((1040, 5))
+    work[:, 0] = 1.0
+    work[:1000, 3] = 8
+    work[1000:, 1] = 4000 * np.linspace(0.5, 1.5, 40)
+    seconds = 0.005 + 2e-4 * work[:, 1]
+    seconds[[1005, 1020, 1035]] = 0.002
+    t = np.array([0.0, 1.0])
+    none = np.zeros(2)
+    told = Told(np.cumsum(seconds), seconds, work)
+    found = fit_time(WorkCurve(t, np.zeros((2, 5)), none, none, np.zeros((2, 2)), told))
+    assert found[1] == pytest.approx(2e-4, rel=0.15)
+    assert found[0] == pytest.approx(0.005, rel=0.2)
