@@ -36,7 +36,7 @@ def fit_time(curve: WorkCurve) -> Floats:
 def _robust(x: Floats, y: Floats) -> Floats:
     """Non-negative least squares of relative errors, once more without the rows that no cost explains. What steps take
     beyond their work (clocks near a power limit) goes with their length: in seconds a few long steps with prompts would
-    decide what the many short ones without show exactly. Relative to what is modelled and to no less than a typical step:
+    decide what the many short ones without show exactly. Relative to the modelled time, at least a typical step:
     a step whose stamps came too close together would outweigh all others by its short time."""
     modelled = x @ _solve(x, y, ridge=0.001)
     keep = y <= ODD * modelled + STALL_S

@@ -45,7 +45,7 @@ def test_steps_stamped_too_close_together_do_not_outweigh_the_rest() -> None:
     """1,000 decode steps of 5 ms, 40 steps of 4,000 prompt tokens at 0.2 ms, three of which the stamps give 2 ms."""
     work = np.zeros((1040, 5))
     work[:, 0] = 1.0
-    work[:1000, 3] = 8
+    work[:1000, 3] = 1 + np.arange(1000) % 16
     work[1000:, 1] = 4000 * np.linspace(0.5, 1.5, 40)
     seconds = 0.005 + 2e-4 * work[:, 1]
     seconds[[1005, 1020, 1035]] = 0.002
