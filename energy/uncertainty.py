@@ -57,7 +57,7 @@ class Scale:
         return out
 
 
-SHIPPED = Scale((0.000, 0.644, 0.044, 0.467, -0.669), (3.390, 3.109))
+SHIPPED = Scale((0.000, 0.635, 0.054, 0.360, -0.637), (2.337, 2.046))
 """found on the tuning seeds by scripts/fit_intervals.py, which prints this line"""
 
 

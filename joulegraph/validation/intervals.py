@@ -35,9 +35,13 @@ def learn(scores: list[Score]) -> Scale:
 
 
 def _height(scores: list[Score], flat: Scale, *, told: bool) -> float:
-    """90 % quantile of error over width, the geometric mean over runs."""
+    """90 % quantile of error over width, of a request drawn from a run drawn from these."""
     mine = [s for s in scores if (s.terms[0, -1] > 0) == told]
-    return float(np.exp(np.mean([np.log(np.quantile(_relative(s) / flat.half(s.terms), COVERAGE)) for s in mine])))
+    ratio = np.concatenate([_relative(s) / flat.half(s.terms) for s in mine])
+    weight = np.concatenate([np.full(len(s.error_uj), 1 / len(s.error_uj)) for s in mine])
+    order = np.argsort(ratio)
+    reached = np.cumsum(weight[order]) / weight.sum()
+    return float(ratio[order][np.searchsorted(reached, COVERAGE)])
 
 
 def _relative(s: Score) -> Floats:
