@@ -19,7 +19,7 @@ from traces.rundir import RunDir
 STAND_IN = """#!{python}
 import os, sys
 if sys.argv[1] == "-c":
-    print('["vllm", "0.26.0", true]')
+    print('["vllm", "0.26.0", true, false]')
     sys.exit(0)
 words = dict(zip(sys.argv[3::1], sys.argv[4::1]))
 with open({log!r}, "a") as log:
