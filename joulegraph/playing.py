@@ -18,6 +18,7 @@ from traces.rundir import RunDir
 
 def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> None:
     """Run it, in virtual or in real time, with the power knobs turned where that was asked of a real engine."""
+    through_proxy = args.proxy or args.max_concurrency is not None
     if engine is not None and not args.real_time:
         from joulegraph.progress import Progress
         from joulegraph.realtime import DRAINING, interrupts
@@ -32,7 +33,13 @@ def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> No
                 return asked.drained
 
             plan = VirtualRun(
-                job, engine, through_proxy=args.proxy, parrot=serving_of(args), each=progress.show, stopped=stopped
+                job,
+                engine,
+                through_proxy=through_proxy,
+                max_concurrency=args.max_concurrency,
+                parrot=serving_of(args),
+                each=progress.show,
+                stopped=stopped,
             )
             run_in_virtual_time(run, plan)
         return
@@ -42,7 +49,7 @@ def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> No
         job,
         engine,
         () if engine is not None else tuple(s for s in args.sources.split(",") if s and s != "none"),
-        through_proxy=args.proxy or args.max_concurrency is not None,
+        through_proxy=through_proxy,
         max_concurrency=args.max_concurrency,
         title=f"replay {args.trace.name}",
     )

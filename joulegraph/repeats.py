@@ -36,16 +36,26 @@ def write_repeats(out: Path) -> dict[str, Any]:
     runs = sorted((p for p in out.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
     kept: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
+    no_figures: dict[str, str] = {}
     for path in runs:
         summary = _json(path / "summary.json")
         if summary.get("state") != "complete":
             left_out[path.name] = f"{summary.get('state', 'unfinished')}: {summary.get('why') or 'no summary'}"
             continue
-        figures = {k: v for k, v in _json(path / "figures.json").items() if k in ("all", "classes", "joules")}
+        found = _json(path / "figures.json")
+        if "why" in found:  # warm-up and cool-down left nothing
+            no_figures[path.name] = found["why"]
+        figures = {k: v for k, v in found.items() if k in ("all", "classes", "joules")}
         kept.append({"summary": {k: summary.get(k) for k in SUMMED}, "figures": figures})
     if not kept:
         raise UserError(f"{out}: none of {len(runs)} runs is complete: {left_out}; nothing to average")
-    said = {"runs": len(runs), "averaged": len(kept), "left_out": left_out, "intervals": repeat_intervals(kept)}
+    said = {
+        "runs": len(runs),
+        "averaged": len(kept),
+        "left_out": left_out,
+        "no_figures": no_figures,
+        "intervals": repeat_intervals(kept),
+    }
     (out / "repeat.json").write_bytes(orjson.dumps(said, option=orjson.OPT_INDENT_2))
     return {"out": str(out), **said}
 
@@ -62,6 +72,8 @@ def show_repeats(said: dict[str, Any], *, as_json: bool) -> None:
             sys.stderr.write(f"  {name:20} {_interval(found, scale)} {unit}\n")
     for name, why in said["left_out"].items():
         sys.stderr.write(f"  run {name} left out: {why}\n")
+    for name, why in said["no_figures"].items():
+        sys.stderr.write(f"  run {name} has joules alone: {why}\n")
     sys.stderr.write(f"all of them: {Path(said['out']) / 'repeat.json'}\n")
 
 

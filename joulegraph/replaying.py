@@ -16,6 +16,7 @@ from typing import Any
 from engines.embedded.tokenizer import template_tokens
 from joulegraph.engines import embedded_options
 from joulegraph.load import LoadJob, planned
+from joulegraph.replay_checks import check_options
 from joulegraph.targets import ask
 from loadgen.arrivals import Arrivals, with_process
 from loadgen.dryrun import dry_run
@@ -48,7 +49,7 @@ def arrivals_of(args: argparse.Namespace) -> Arrivals:
 
 def options_of(args: argparse.Namespace) -> ReplayOptions:
     """How requests are made. The embedded engine always answers in the end: its default allowance is a year."""
-    _check_options(args)
+    check_options(args)
     return ReplayOptions(
         salt=str(args.seed) if args.embedded else f"{args.seed}-{os.urandom(4).hex()}",
         outputs=args.outputs,
@@ -62,40 +63,6 @@ def options_of(args: argparse.Namespace) -> ReplayOptions:
         cancel_after_ns=round(args.cancel_after * _S),
         retries=args.retries,
     )
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    """UserError for a figure that cannot be meant; each sentence names its flag."""
-    _refuse_without_effect(args)
-    shares = {"--cancel": args.cancel, "--max-merged": args.max_merged}
-    for flag, value in shares.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"{flag} {value:g}: must be a share from 0 to 1")
-    for flag, value in {
-        "--think": args.think, "--cancel-after": args.cancel_after, "--drain": args.drain, "--prewarm": args.prewarm,
-        "--retries": args.retries,
-    }.items():  # fmt: skip
-        if value < 0:
-            raise UserError(f"{flag} {value:g}: must not be below 0")
-    for flag, value in {"--users": args.users, "--timeout": args.timeout, "--max-lateness": args.max_lateness}.items():
-        if value is not None and not value > 0:
-            raise UserError(f"{flag} {value:g}: must be above 0")
-
-
-def _refuse_without_effect(args: argparse.Namespace) -> None:
-    """UserError for a flag that would do nothing as the others stand: whoever gave it meant something by it."""
-    if args.embedded:
-        outside = {
-            "--api-key-env": args.api_key_env, "--ca-file": args.ca_file, "--insecure": args.insecure,
-            "--engine-steps": args.engine_steps,
-        }  # fmt: skip
-        for flag, value in outside.items():
-            if value:
-                raise UserError(f"{flag}: has no effect on the embedded engine; leave it out, or give --target URL")
-        if args.shards > 1 and not args.real_time:
-            raise UserError(f"--shards {args.shards}: virtual time is one process; add --real-time, or leave it out")
-    elif args.real_time:
-        raise UserError("--real-time: has no effect on --target, which is real; leave it out")
 
 
 def _check_window(args: argparse.Namespace, arrivals: Arrivals, trace: TraceFile) -> None:
@@ -271,6 +238,8 @@ def engine_of(args: argparse.Namespace) -> Any:
 
 def schedule_of(args: argparse.Namespace, trace: Path) -> dict[str, Any]:
     """--dry-run: the schedule, nothing is sent. Durations are the recorded ones, else 0 (`assumed` counts those)."""
+    if args.users is not None:
+        raise UserError("--dry-run: users in a closed loop have no schedule beforehand; leave out --users")
     todo = planned(read_trace(trace), arrivals_of(args))
     schedule = dry_run(todo.workflows)
     return {"trace": args.trace.name, "transforms": list(todo.sentences), **schedule.as_json()}

@@ -74,7 +74,7 @@ def plan(workflows: Iterable[Workflow], manifest: Manifest, wanted: Arrivals) ->
         )
     if wanted.limit is not None:
         stream = islice(stream, wanted.limit)
-        said.append(f"Only the first {wanted.limit} workflows.")
+        said.append(f"At most the first {wanted.limit} workflows.")
     if wanted.absolute:
         stream = map(_unblocked, stream)
         said.append("Every node at its recorded instant; dependencies do not hold it back (mode fixed).")

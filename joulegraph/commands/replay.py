@@ -199,7 +199,7 @@ def _repeated(args: argparse.Namespace, trace: Path, out: Path) -> int:
         raise UserError(f"--out {out}: exists already; give a new folder, the runs go into it")
     states: list[str] = []
     for number in range(args.repeat):
-        one = argparse.Namespace(**{**vars(args), "seed": args.seed + number})
+        one = argparse.Namespace(**{**vars(args), "seed": args.seed + number, "repeat": 1})
         states.append(_once(one, trace, out / str(number + 1))[1])
         if states[-1] == "interrupted":
             break

@@ -234,7 +234,9 @@ def not_measured(facts: Facts) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:].rstrip('.')}."
+    """With a capital and a full stop; a name that it begins with (sim.cpu0.energy) stays as it is."""
+    first = text.partition(" ")[0]
+    return f"{text[0].upper() if first.isalpha() else text[0]}{text[1:].rstrip('.')}."
 
 
 _FLAG = {"from_s": "from", "until_s": "until"}
@@ -254,7 +256,7 @@ def command_line(info: dict[str, Any]) -> str | None:
         point = ", ".join(f"{k} {Path(v).name if k in ('trace', 'model') else v}" for k, v in factors.items())
         return f"joulegraph sweep, repeat {config.get('repeat')} of the point {point}"
     for key, value in (config if isinstance(config, dict) else {}).items():
-        if value is None or value is False or key in _LEFT_OUT or isinstance(value, dict | list):
+        if value is None or value is False or value == "" or key in _LEFT_OUT or isinstance(value, dict | list):
             continue
         if key == "trace":
             words.insert(2, str(value))

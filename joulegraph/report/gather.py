@@ -110,12 +110,13 @@ class _Gaps:
             self._step *= 2
 
     def quantiles(self) -> dict[str, float] | None:
-        """p50, p95, p99, mean, n; None without gaps."""
+        """p50, p95, p99, mean, n, and the longest where no request was left out; None without gaps."""
         if not self._parts:
             return None
         gaps = np.concatenate(self._parts)
         p50, p95, p99 = np.quantile(gaps, (0.5, 0.95, 0.99))
-        return {"n": len(gaps), "mean": float(gaps.mean()), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
+        found = {"n": len(gaps), "mean": float(gaps.mean()), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
+        return found | ({"max": float(gaps.max())} if self._step == 1 else {})
 
 
 def _deps(row: dict[str, Any]) -> tuple[Dep, ...]:

@@ -90,6 +90,13 @@ def test_unreachable_target(trace: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--target", "http://127.0.0.1:99999"], "http://127.0.0.1:99999"),
         (["--target", "http://127.0.0.1:1", "--api-key-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE"),
         (["--target", "http://127.0.0.1:1", "--engine-steps", "gone.jsonl"], "gone.jsonl: no such file"),
+        (["--target", "http://127.0.0.1:1", "--max-num-seqs", "4"], "--max-num-seqs: has no effect without --embedded"),
+        (
+            ["--target", "http://127.0.0.1:1", "--max-num-batched-tokens", "64"],
+            "--max-num-batched-tokens: has no effect",
+        ),
+        (["--target", "http://127.0.0.1:1", "--max-model-len", "64"], "--max-model-len: has no effect"),
+        (["--target", "http://127.0.0.1:1", "--no-prefix-caching"], "--no-prefix-caching: has no effect"),
     ],
 )
 def test_impossible_targets(
@@ -123,6 +130,21 @@ def test_an_import_without_a_node_is_an_error(tmp_path: Path, capsys: pytest.Cap
         (["--insecure"], "--insecure: has no effect"),
         (["--ca-file", "x.pem"], "--ca-file: has no effect"),
         (["--engine-steps", "x"], "--engine-steps: has no effect"),
+        (["--sm-clock", "1000"], "--sm-clock: has no effect without --target URL"),
+        (["--otlp-port", "4318"], "--otlp-port: has no effect"),
+        (["--sources", "rapl"], "--sources: has no effect"),
+        (["--model", "m"], "--model: has no effect"),
+        (["--think", "3"], "--think: has no effect without --users N"),
+        (["--cancel-after", "3"], "--cancel-after: has no effect without --cancel SHARE"),
+        (["--criteria", "latency"], "--criteria: has no effect without --api parrot"),
+        (["--scheduling", "app_fifo"], "--scheduling: has no effect"),
+        (["--tasks-capacity", "2"], "--tasks-capacity: has no effect"),
+        (["--chunk-ms", "2"], "--chunk-ms: has no effect"),
+        (["--engines", "2"], "--engines: has no effect"),
+        (["--users", "2", "--arrivals", "poisson:1"], "--arrivals: has no effect on users"),
+        (["--users", "2", "--idle-cap", "1"], "--idle-cap: has no effect on users"),
+        (["--prompts", "words", "--vocab", "1:9"], "--vocab: has no effect without --prompts ids"),
+        (["--users", "2", "--dry-run"], "--dry-run: users in a closed loop"),
     ],
 )
 def test_impossible_flags(

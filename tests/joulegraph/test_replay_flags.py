@@ -47,6 +47,20 @@ def replay(trace: Path, out: Path, *flags: str) -> dict[str, Any]:
     return value
 
 
+def test_the_proxys_limit_holds_in_virtual_time_too(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    write_trace(path, Manifest(), [Workflow(f"w{i}", (Node(f"w{i}", "a", 0, 64, 20),)) for i in range(6)])
+    replay(path, tmp_path / "free")
+    replay(path, tmp_path / "one", "--max-concurrency", "1")
+
+    def most(out: Path) -> int:
+        steps = map(orjson.loads, (out / "engine.jsonl").read_bytes().splitlines())
+        return max(s["running"] for s in steps if s.get("kind") == "step")
+
+    assert (most(tmp_path / "free"), most(tmp_path / "one")) == (6, 1)
+    assert (tmp_path / "one" / "requests.0.jsonl").is_file()
+
+
 def test_goodput_per_request_and_per_workflow_with_joules(trace: Path, tmp_path: Path) -> None:
     figures = replay(trace, tmp_path / "r", "--slo", "e2e=500ms,makespan=700ms")
     good = figures["all"]["goodput"]
@@ -88,6 +102,7 @@ def test_repeats_have_seeds_of_their_own_and_intervals(
     said = orjson.loads(capsys.readouterr().out)
     seeds = [orjson.loads((out / n / "run.json").read_bytes())["config"]["seed"] for n in ("1", "2", "3")]
     assert seeds == [7, 8, 9] and (said["runs"], said["averaged"]) == (3, 3)
+    assert orjson.loads((out / "2" / "run.json").read_bytes())["config"]["repeat"] == 1, "one run, to be made again"
     found = said["intervals"]["figures"]["all"]["e2e_ms"]["due"]["p50"]
     assert found["n"] == 3 and found["low"] < found["mean"] < found["high"]
     assert said["intervals"]["figures"]["joules"]["per_workflow"]["mean"] > 0
@@ -97,6 +112,13 @@ def test_repeats_have_seeds_of_their_own_and_intervals(
     again = write_repeats(out)
     assert again["averaged"] == 2 and again["left_out"] == {"2": "invalid: late"}
     assert main(["replay", str(trace), "--out", str(out), *PROFILE, *flags]) == 2, "never into a folder in use"
+
+
+def test_repeats_without_a_steady_state_say_so(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--embedded", "h100-llama8b", "--no-report", "--repeat", "2", "--warmup", "100", "--limit", "2")
+    assert main(["replay", str(trace), "--out", str(tmp_path / "r"), *flags]) == 0
+    said = capsys.readouterr().err
+    assert "run 1 has joules alone: no steady state: a warm-up of 100 s" in said and "run 2 has joules alone" in said
 
 
 def test_fixed_and_closed_loop_are_modes_of_their_own(trace: Path, tmp_path: Path) -> None:

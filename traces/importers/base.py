@@ -89,11 +89,21 @@ class Imported:
         )
         flow = self.workflows
         if options.limit is not None:
-            self.notes.say(f"only the first {options.limit} workflows")
-            flow = islice(flow, options.limit)
+            flow = _first(flow, options.limit, self.notes)
         if options.class_name is not None:
             flow = (replace(w, class_name=str(options.class_name)) for w in flow)
         return Imported(manifest, flow, self.notes)
+
+
+def _first(flow: Iterator[Workflow], limit: int, notes: Notes) -> Iterator[Workflow]:
+    """The first workflows; that there were more is said where there were."""
+    yield from islice(flow, limit)
+    try:
+        more = next(flow, None) is not None
+    except UserError:  # a fault beyond what was asked for
+        more = True
+    if more:
+        notes.say(f"only the first {limit} workflows")
 
 
 @dataclass

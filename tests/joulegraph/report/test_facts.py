@@ -69,6 +69,7 @@ def test_latencies_are_those_of_the_formula(facts: Facts) -> None:
     assert sent["p50"] == np.quantile(wanted, 0.5) and sent["max"] == max(wanted)
     assert due["p50"] > sent["p50"]
     assert found["tpot"]["sent"]["p99"] == 8 * MS and found["itl"]["sent"]["p50"] == 8 * MS
+    assert found["itl"]["sent"]["max"] == 8 * MS
     assert found["lateness"]["due"] and found["lateness"]["due"]["p50"] >= 200_000
 
 
@@ -245,12 +246,13 @@ def test_what_was_not_measured_is_said() -> None:
         "level": "L2",
         "components": {"gpu": {}},
         "devices": [{"device": "gpu0", "integrated_power": True, "lag_known": False}],
-        "notes": ["three requests without usage"],
+        "notes": ["three requests without usage", "sim.cpu0.energy: no CPU time"],
     }
     said = not_measured(made_facts([], ledger=ledger, notes=["no truth"]))
-    assert [s for s in said if s.startswith(("CPU energy", "DRAM energy", "HBM energy"))] and len(said) == 7
+    assert [s for s in said if s.startswith(("CPU energy", "DRAM energy", "HBM energy"))] and len(said) == 8
     assert "gpu0: joules are integrated from power readings, not from an energy counter." in said
     assert "Three requests without usage." in said and "No truth." in said
+    assert "sim.cpu0.energy: no CPU time." in said, "a name stays as it is"
 
 
 def test_the_command_line_can_be_typed_again() -> None:
@@ -262,10 +264,12 @@ def test_the_command_line_can_be_typed_again() -> None:
         "limit": None,
         "json": True,
         "proxy": False,
+        "scheduling": "",
+        "seed": 0,
     }
     assert (
         command_line({"command": "replay", "config": config})
-        == "joulegraph replay 'a b.jsonl' --embedded p --real-time --from 2.0"
+        == "joulegraph replay 'a b.jsonl' --embedded p --real-time --from 2.0 --seed 0"
     )
     assert command_line({"command": "joulegraph demo --seed 1"}) == "joulegraph demo --seed 1"
     assert command_line({}) is None
