@@ -16,10 +16,12 @@ from energy.agreement import agreement
 from energy.align import Lag
 from energy.amortise import Uses, amortised, prompts_of, uses
 from energy.carbon import Grid
+from energy.covered import apart, partly
 from energy.curve import Curve, choose, curves_of
 from energy.device import HOST, Asked, Device, attributed, estimated, resplit
 from energy.fit import Profile
 from energy.groups import NO_STREAM, Scope, outside, scopes_of, slices, steps_of, untold
+from energy.joining import joined
 from energy.load import load_run
 from energy.node_total import node_total
 from energy.output import write
@@ -131,7 +133,7 @@ def attribute(
     own = engines(works, scopes) or [windows(data.requests, level)]
     if guessed := sum(int(w.imputed.sum()) for w in own):
         notes.append(f"{guessed} requests without usage: typical token counts stand in for theirs")
-    notes += apart(curves, data.requests)
+    notes += apart(curves, data.requests) or partly(curves, data.requests)
     devices: list[Device] = []
     for one in curves:
         k = next(k for k, s in enumerate(scopes) if s.holds(one.device))
@@ -175,6 +177,7 @@ def _works(data: RunData, level: str, scopes: list[Scope], curves: list[Curve], 
     out = {}
     for k in sorted(used):
         work = windows(data.requests, level, scopes[k].rows)
+        work = joined(data.requests, work) if level == "L1" else work
         steps = steps_of(data.steps, scopes[k], scopes) if level == "L3" else None
         steps = None if steps is None else restated(steps, width_of(work))
         if not curves and (profile is None or not len(work)):
@@ -212,20 +215,6 @@ def _without_sensors(
     return [
         estimated(Asked(data, *work, policy, profile), profile, min(scopes[k].devices or {"gpu0"}))
         for k, work in works.items()
-    ]
-
-
-def apart(curves: list[Curve], requests: RequestTable) -> list[str]:
-    """A note per sensor that was read at other times than the requests ran: most likely on another clock."""
-    served = known(requests.sent_ns) & known(requests.end_ns)
-    if not np.any(served):
-        return []
-    begin, end = int(requests.sent_ns[served].min()), int(requests.end_ns[served].max())
-    return [
-        f"{c.source}: read from {c.t_ns[0]} to {c.t_ns[-1]} ns, requests ran from {begin} to {end} ns: no joules meet"
-        " them; are both on one monotonic clock?"
-        for c in curves
-        if c.t_ns[-1] <= begin or c.t_ns[0] >= end
     ]
 
 

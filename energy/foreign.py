@@ -19,11 +19,15 @@ import orjson
 from energy.foreign_power import find, opened, write_power
 from energy.groups import groups_of
 from traces.errors import UserError
-from traces.records import RequestRecord, StepRecord
+from traces.records import Outcome, RequestRecord, StepRecord
 from traces.rundir import RunDir
 from traces.speculation import speculated
 
 ENGINES = "engines.json"
+FEWEST_READS = 8
+"""of a stream that says how many tokens a read holds"""
+REFUSED = (*range(400, 500), 503)
+"""statuses with which a request was turned away before any work"""
 
 
 def import_run(source: Path, out: Path) -> dict[str, Any]:
@@ -78,13 +82,14 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _requests(run: RunDir, path: Path) -> int:
+    each = _tokens_per_read(path)
     writer = run.writer("requests", "0", mono_ns=0, wall_ns=0)
     count = 0
     try:
         for number, row in enumerate(_rows(path), 1):
             try:
-                writer.write(_request(row))
-            except (KeyError, TypeError) as error:
+                writer.write(_request(row, each))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise UserError(
                     f"{path}: line {number}: field {error} is missing or of the wrong type;"
                     " docs/attribution.md has the layout"
@@ -97,23 +102,45 @@ def _requests(run: RunDir, path: Path) -> int:
     return count
 
 
-def _request(row: dict[str, Any]) -> RequestRecord:
-    """One foreign row. Latency metrics are in ms; time_to_first_token_ms counts from scheduling."""
+def _tokens_per_read(path: Path) -> float:
+    """Tokens in a read after the first, the median of finished streams that say both; 1 where none does."""
+    found = []
+    for row in _rows(path):
+        gaps, usage = row.get("token_dt_us"), row.get("usage")
+        said = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        if row.get("error") is None and isinstance(gaps, list) and isinstance(said, int) and len(gaps) >= FEWEST_READS:
+            found.append((said - 1) / len(gaps))
+    return max(float(np.median(found)), 1.0) if found else 1.0
+
+
+def _outcome(row: dict[str, Any], first: int | None) -> Outcome:
+    """A status that says no, and no token: the engine did nothing for it."""
+    status = row.get("status")
+    if first is None and isinstance(status, int) and status in REFUSED:
+        return "rejected"
+    return "ok" if row.get("error") is None and row.get("status", 200) in (None, 200) else "error"
+
+
+def _request(row: dict[str, Any], each: float) -> RequestRecord:
+    """One foreign row. Latency metrics are in ms; time_to_first_token_ms counts from scheduling. `n_out` is what was
+    asked for: it stands for what was given only where the request ended well. Else its reads say, `each` tokens in
+    one."""
     usage = row.get("usage") or {}
     metrics = row.get("metrics") or {}
     first, gaps = row.get("t_first_ns"), row.get("token_dt_us") or []
-    ok = row.get("error") is None and row.get("status", 200) in (None, 200)
+    outcome = _outcome(row, first)
     times = np.cumsum([0, *gaps]) * 1000
     last = None if first is None or not gaps else min(int(first + times[-1]), int(row["t_end_ns"]))
     sent = int(row["t_send_ns"])
-    completion = usage.get("completion_tokens", row.get("n_out"))
+    completion = usage.get("completion_tokens", row.get("n_out") if outcome == "ok" else None)
+    seen = completion if completion is not None else 1 + round(each * len(gaps))
     drafted, accepted = speculated(metrics.get("speculative_decoding"))
     reads = () if first is None else (int(first) - sent, *(int(g) * 1000 for g in gaps))
     return RequestRecord(
         request_id=str(row["id"]),
         workflow_id=row.get("workflow"),
         node_id=row.get("node"),
-        outcome="ok" if ok else "error",
+        outcome=outcome,
         t_arrival_ns=sent,
         t_end_ns=int(row["t_end_ns"]),
         agent_id=row.get("agent"),
@@ -135,7 +162,7 @@ def _request(row: dict[str, Any]) -> RequestRecord:
         draft_tokens=drafted,
         accepted_tokens=accepted,
         read_dt_ns=reads,
-        read_tokens=_spread(len(reads), completion),
+        read_tokens=_spread(len(reads), seen),
     )
 
 

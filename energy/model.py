@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from energy.reads import LONG_S, MOST_PARTS, decode_reads, read_slices
 from energy.schedule import Line, Pieces
 from energy.tables import Floats, Ints, Mask, RequestTable
 from energy.windows import Windows
-from energy.work import LONG_S, MOST_PARTS, WorkCurve, decode_reads, read_slices
+from energy.work import WorkCurve
 
 PREFILL, DECODE = 0, 1
 _Pieces = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int8], Floats, Floats]

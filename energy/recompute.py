@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from energy.reads import read_slices
 from energy.schedule import Pieces
 from energy.tables import NONE, Floats, Ints, Mask, RequestTable, StepTable, known
 from energy.windows import Again, Windows
-from energy.work import WorkCurve, read_slices
+from energy.work import WorkCurve
 
 STALLED_STEPS = 8
 """steps missed in a row that make a stall, where the engine does not name the steps that preempted"""

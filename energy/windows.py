@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from energy.tables import Floats, Ints, Mask, RequestTable, known
+from energy.tables import NONE, Floats, Ints, Mask, RequestTable, known
 
 APART = 0.1
 """share of the time its prompts take by which a group of first tokens must follow the one before to be a step of its
 own: a reader is late by milliseconds, a step of long prompts lasts hundreds"""
+WHOLE, FEW = 0.9, 2
+"""a reply of more than FEW tokens in one read, that late in its request's time, was not streamed"""
 NOT_SERVED = ("rejected", "skipped", "unreachable")
 
 
@@ -81,14 +83,18 @@ def windows(requests: RequestTable, level: str, rows: Mask | None = None) -> Win
     end = np.maximum(end, sent + 1e-6)
     prompt, cached, completion, imputed = _counts(requests, row)
     computed = np.maximum(prompt - cached, np.minimum(prompt, 1.0))
-    pace = _pace(sent, requests.first_ns[row], origin, computed)
-    guess = np.minimum(sent + pace * computed, end)
-    first = np.where(known(requests.first_ns[row]), (requests.first_ns[row] - origin) / 1e9, guess)
+    first_ns = np.where(_at_once(requests, row, completion), NONE, requests.first_ns[row])
+    pace = _pace(sent, first_ns, origin, computed)
+    first = np.where(known(first_ns), (first_ns - origin) / 1e9, np.minimum(sent + pace * computed, end))
+    if level != "L1":
+        told = known(requests.prefill_ns[row]) & known(requests.queue_ns[row]) & ~known(first_ns)
+        first = np.where(told, sent + (requests.queue_ns[row] + requests.prefill_ns[row]) / 1e9, first)
     first = np.clip(first, sent + 1e-6, end)
     last = np.where(known(requests.last_ns[row]), (requests.last_ns[row] - origin) / 1e9, end)
+    last = np.where(known(first_ns), last, end)
     decode = np.maximum(completion - 1, 0.0)
     last = np.where(decode > 0, np.maximum(last, first + 1e-6), first)
-    unfinished = ~known(requests.first_ns[row]) & (completion == 0)
+    unfinished = ~known(first_ns) & (completion == 0)
     first, last = np.where(unfinished, end, first), np.where(unfinished, end, last)
     computed = np.where(unfinished, np.minimum(computed, (end - sent) / max(pace, 1e-9)), computed)
     start = _fifo(sent, first, last, computed, decode, pace)
@@ -99,6 +105,13 @@ def windows(requests: RequestTable, level: str, rows: Mask | None = None) -> Win
     return Windows(
         origin, row, sent, start, first, last, computed, prompt - computed, prompt, decode, drafted, accepted, imputed
     )
+
+
+def _at_once(requests: RequestTable, row: Ints, completion: Floats) -> Mask:
+    """Replies that came whole (not streamed): their first byte says nothing of their first token."""
+    reads = np.diff(requests.read_start)[row]
+    late = requests.first_ns[row] - requests.sent_ns[row] > WHOLE * (requests.end_ns[row] - requests.sent_ns[row])
+    return np.asarray((reads <= 1) & (completion > FEW) & late)
 
 
 def _drafts(requests: RequestTable, row: Ints, decode: Floats) -> tuple[Floats, Floats]:
@@ -126,6 +139,11 @@ def _counts(requests: RequestTable, row: Ints) -> tuple[Floats, Floats, Floats, 
     completion = np.where(no_completion, seen, completion)
     cached = np.where(no_cached, 0.0, np.minimum(cached, prompt))
     return prompt, cached, completion, no_prompt | (no_completion & (counts[row] == 0))
+
+
+def pace_of(requests: RequestTable, work: Windows) -> float:
+    """Seconds per computed prompt token."""
+    return _pace(work.sent, requests.first_ns[work.row], work.origin_ns, work.prefill)
 
 
 def _pace(sent: Floats, first_ns: Ints, origin: int, computed: Floats) -> float:
@@ -157,7 +175,7 @@ def _weighted(values: Floats, weights: Floats, q: float) -> float:
 
 def _fifo(sent: Floats, first: Floats, last: Floats, computed: Floats, decode: Floats, pace: float) -> Floats:
     """When prefill began, where nobody says: not before it was sent, nor (first come, first served) before the previous
-    group of first tokens, nor much longer ago than its tokens take."""
+    group of first tokens, nor much longer ago than its tokens and a short step take."""
     if not len(sent):
         return sent
     some = decode > 0
@@ -168,11 +186,14 @@ def _fifo(sent: Floats, first: Floats, last: Floats, computed: Floats, decode: F
     at = np.flatnonzero(new)
     index = np.cumsum(new) - 1
     together = np.empty_like(first)
-    together[order] = np.add.reduceat(computed[order], at)[index]
-    previous = np.where(index > 0, f[at][np.maximum(index - 1, 0)], -np.inf)
+    begins, took = f[at], np.add.reduceat(computed[order], at)
+    together[order] = took[index]
+    previous = np.where(index > 0, begins[np.maximum(index - 1, 0)], -np.inf)
+    alone = begins - np.maximum(np.maximum.reduceat(sent[order], at), np.append(-np.inf, begins[:-1]))
+    step = float(np.quantile(alone, 0.05))
     begin = np.empty_like(first)
     begin[order] = previous
-    cap = np.maximum(3 * computed, 1.5 * together) * pace + 2 * gap
+    cap = np.maximum(3 * computed, 1.5 * together) * pace + 2 * max(gap, step)
     return np.minimum(np.maximum.reduce([sent, np.minimum(begin, first - computed * pace), first - cap]), first - 1e-6)
 
 

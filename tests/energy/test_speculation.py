@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from energy.foreign import import_run
 from energy.load import load_run
+from energy.reads import decode_reads
 from energy.speculation import COUNTER, UNSAID, speculation, unsaid
 from energy.tables import NONE, request_table
 from energy.windows import windows
-from energy.work import decode_reads, work_curve
+from energy.work import work_curve
 from traces.records import DispatchRecord, RequestRecord
 from traces.rundir import RunDir
 from traces.speculation import speculated
