@@ -9,9 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +25,10 @@ from traces.errors import UserError
 from traces.rundir import RunDir
 from traces.status import StatusPage, StatusReader
 
-REPLY = b'{"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
-
-
-class Engine(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        self.send_header("content-length", str(len(REPLY)))
-        self.end_headers()
-        self.wfile.write(REPLY)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
-def engine() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Engine)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def engine(one_answer: int) -> str:
+    return f"http://127.0.0.1:{one_answer}"
 
 
 def command(*args: str, **env: str) -> subprocess.Popen[str]:

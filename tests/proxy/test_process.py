@@ -5,9 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,33 +16,10 @@ from traces.records import RequestRecord, from_row
 from traces.rundir import RunDir
 from traces.status import StatusReader
 
-REPLY = b'{"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
-
-
-class Engine(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(200)
-        self.send_header("content-length", str(len(REPLY)))
-        self.end_headers()
-        self.wfile.write(REPLY)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
 
 @pytest.fixture
-def engine() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Engine)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def engine(one_answer: int) -> int:
+    return one_answer
 
 
 def begin(tmp_path: Path, engine: int, **more: object) -> tuple[Child, RunDir, int]:
@@ -70,7 +44,7 @@ def ask(port: int) -> bytes:
 @pytest.mark.parametrize("how", ["lifeline", "sigterm"])
 def test_it_records_and_leaves(tmp_path: Path, engine: int, how: str) -> None:
     child, run, port = begin(tmp_path, engine)
-    assert ask(port) == REPLY
+    assert b'"prompt_tokens":3' in ask(port)
     if how == "sigterm":
         os.kill(child.process.pid or 0, signal.SIGTERM)
         child.process.join(10)
