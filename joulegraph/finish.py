@@ -61,6 +61,7 @@ def _derive(run: RunDir, policy: str, report: bool) -> dict[str, Any]:
         "preempted": totals.get("preempted"),
         "class_uj": totals.get("class_uj"),
         "notes": totals.get("notes"),
+        "left_out": info.get("left_out"),
         "truth_error": score_truth(run, attribution),
         "wall_s": info.get("wall_s"),
         "tables": tables,

@@ -145,8 +145,8 @@ class Parts:
         ready(child, "continuous attribution")
         self.children["continuous"] = child
 
-    def wait_load(self, each: Callable[[], None], *, every_s: float = 0.1) -> tuple[ReplayTotals, list[str]]:
-        """Call `each` until the load is done; its totals and what was done to arrivals. UserError when a part dies."""
+    def wait_load(self, each: Callable[[], None], *, every_s: float = 0.1) -> tuple[ReplayTotals, dict[str, Any]]:
+        """Call `each` until the load is done; its totals and what became of the trace. UserError when a part dies."""
         assert self.shards is not None
         while (done := self.shards.poll(every_s)) is None:
             each()

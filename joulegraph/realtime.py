@@ -148,11 +148,11 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
     parts.continuous()
     pause(plan.idle_s, lambda: None)
     t0_ns = parts.load(replace(plan.job, target=target))
-    totals, sentences = _watched(run, plan, parts, asked, engine)
+    totals, trace = _watched(run, plan, parts, asked, engine)
     pause(plan.tail_s, lambda: None)
     parts.bring_home()
     clocks = {"clocks": parts.clocks} if parts.clocks else {}
-    return {"load": summary(totals), "transforms": sentences, "t0_ns": t0_ns, **clocks}
+    return {"load": summary(totals), **trace, "t0_ns": t0_ns, **clocks}
 
 
 def _sources(run: RunDir, plan: RealRun) -> tuple[str, ...]:
@@ -193,7 +193,7 @@ class Heartbeat:
 
 def _watched(
     run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts, engine: Target
-) -> tuple[ReplayTotals, list[str]]:
+) -> tuple[ReplayTotals, dict[str, Any]]:
     from joulegraph.continuous import class_joules
     from joulegraph.live.view import LiveView
     from joulegraph.live.watch import Watch

@@ -15,18 +15,20 @@ from typing import Any
 
 from engines.embedded.tokenizer import template_tokens
 from joulegraph.engines import embedded_options
-from joulegraph.load import LoadJob, planned
+from joulegraph.load import LoadJob
 from joulegraph.replay_checks import check_options
 from joulegraph.targets import ask
 from loadgen.arrivals import Arrivals, with_process
 from loadgen.dryrun import dry_run
 from loadgen.options import ReplayOptions
+from loadgen.part import Opened, opened
 from loadgen.prompts import VOCAB
 from loadgen.target import Target, Tls, split_url
 from loadgen.totals import Bounds
+from traces.check import check
 from traces.errors import UserError
+from traces.faults import Faults
 from traces.importers import as_trace
-from traces.trace import TraceFile, read_trace
 
 YEAR_S = 365 * 86_400
 _S = 1_000_000_000
@@ -65,13 +67,25 @@ def options_of(args: argparse.Namespace) -> ReplayOptions:
     )
 
 
-def _check_window(args: argparse.Namespace, arrivals: Arrivals, trace: TraceFile) -> None:
-    """UserError where no workflow arrives in the window."""
-    if (args.from_s or args.until_s is not None) and next(iter(planned(trace, arrivals).workflows), None) is None:
+def _check_trace(args: argparse.Namespace, trace: Path, arrivals: Arrivals) -> Opened:
+    """The trace with what is at fault left out, or refused (--strict). UserError where nothing is left to play."""
+    if args.strict:
+        report = check(trace, bound=1)
+        if report.found:
+            raise UserError(
+                f"{report.problems[0]} (--strict: {report.found} in all; joulegraph trace check shows them)"
+            )
+    found, faults = opened(trace, arrivals), Faults()
+    if next(found.file.rows(faults), None) is None:
+        raise UserError(faults.first[0] if faults.count else f"{trace}: holds no rows; give a trace with some")
+    if not args.from_s and args.until_s is None:
+        return found
+    if next(iter(found.workflows), None) is None:
         until = "the end" if args.until_s is None else f"{args.until_s:g} s"
         raise UserError(
             f"--from {args.from_s:g}, --until: no workflow arrives from {args.from_s:g} s to {until}; widen the window"
         )
+    return opened(trace, arrivals)
 
 
 def target_of(args: argparse.Namespace) -> Target:
@@ -190,9 +204,7 @@ def readable(path: Path) -> Iterator[Path]:
 def job_of(args: argparse.Namespace, trace: Path, run: Path) -> LoadJob:
     """The load job of a run. Opens the trace's head, so that a file that is none is refused here."""
     arrivals, options = arrivals_of(args), options_of(args)
-    trace_file = read_trace(trace)
-    planned(trace_file, arrivals)
-    _check_window(args, arrivals, trace_file)
+    found = _check_trace(args, trace, arrivals)
     serving_of(args)
     if args.bridge is not None and not (args.api == "parrot" and args.target and args.bridge.is_file()):
         raise UserError(
@@ -204,7 +216,7 @@ def job_of(args: argparse.Namespace, trace: Path, run: Path) -> LoadJob:
     target = target_of(args)
     calibration = None
     if args.calibrate or args.embedded:
-        first = next(iter(trace_file.workflows()), None)
+        first = next(iter(found.workflows), None)
         api = target.api or (first.nodes[0].api if first is not None else "completions")
         target, calibration = calibrated(args, target, api) if args.calibrate else (templated(target, api), None)
     return LoadJob(
@@ -240,6 +252,7 @@ def schedule_of(args: argparse.Namespace, trace: Path) -> dict[str, Any]:
     """--dry-run: the schedule, nothing is sent. Durations are the recorded ones, else 0 (`assumed` counts those)."""
     if args.users is not None:
         raise UserError("--dry-run: users in a closed loop have no schedule beforehand; leave out --users")
-    todo = planned(read_trace(trace), arrivals_of(args))
-    schedule = dry_run(todo.workflows)
-    return {"trace": args.trace.name, "transforms": list(todo.sentences), **schedule.as_json()}
+    todo = _check_trace(args, trace, arrivals_of(args))
+    schedule = dry_run(todo.workflows).as_json()
+    out = todo.faults.as_json()
+    return {"trace": args.trace.name, "transforms": list(todo.manifest.transforms), "left_out": out, **schedule}

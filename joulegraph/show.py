@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 JSON_KEYS = (
     "run", "state", "why", "workflows", "classes", "requests", "errors", "rejected", "measured_uj", "attributed_uj",
     "idle_uj", "tail_uj", "foreign_uj", "unmeasured_uj", "closure_uj", "scale", "truth_error", "wall_s", "level",
-    "simulated", "components", "class_uj", "outcomes", "goodput", "report",
+    "simulated", "components", "class_uj", "outcomes", "goodput", "left_out", "report",
 )  # fmt: skip
 
 
@@ -92,6 +92,10 @@ def lines(summary: dict[str, Any]) -> list[str]:
         )
     if summary.get("errors"):
         out.append(f"{counted(summary['errors'], 'request')} failed")
+    left_out = summary.get("left_out")
+    if left_out:
+        count, first = left_out["count"], left_out["first"][0]
+        out.append(f"faults of the trace: {count:,}; what they are about was left out; the first: {first}")
     if summary.get("state") != "complete":
         out.append(f"this run is {summary['state']}: {summary['why']}")
     return out

@@ -21,9 +21,10 @@ from engines.embedded.server import start as start_engine
 from engines.parrot.state import ServeOptions
 from joulegraph.engines import model_of
 from joulegraph.host import describe, versions
-from joulegraph.load import LoadJob, play
+from joulegraph.load import LoadJob, play_here
 from joulegraph.realtime import LEFT, left, verdict
 from joulegraph.virtual import VirtualLoop, run_virtual
+from loadgen.part import Seams
 from loadgen.tally import slot_names as load_slots
 from traces.journal import JournalWriter
 from traces.rundir import RunDir
@@ -142,16 +143,8 @@ class _Session:
             t0_ns = self.start_ns + round(plan.idle_s * SECOND_NS)
             dispatch = self.writer("dispatch", "0")
             await loop.sleep_until(t0_ns - SECOND_NS)
-            outcome = await play(
-                job,
-                t0_ns=t0_ns,
-                now_ns=loop.now_ns,
-                sleep_until=loop.sleep_until,
-                connect=loop.connect,
-                write=dispatch.write,
-                page=load_page,
-                stop=self.stop,
-            )
+            seams = Seams(loop.now_ns, loop.sleep_until, loop.connect, dispatch.write, load_page, self.stop)
+            outcome = await play_here(self.run, job, t0_ns, seams)
             await loop.sleep_until(loop.now_ns() + round(plan.tail_s * SECOND_NS))
         finally:
             for task in helpers:

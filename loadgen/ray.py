@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from loadgen.clocks import SKEW_VARIABLE, Mapping, Reading, Skew, mapped, measure, skew_from
-from loadgen.shards import ShardJob, play
+from loadgen.part import ShardJob, play_real
+from loadgen.shards import trace_of
 from loadgen.tally import slot_names
 from loadgen.totals import ReplayTotals, merged
 from traces.errors import UserError
@@ -58,7 +59,7 @@ class NodeWorker:
         return list(self.page.slots)
 
     def play(self, t0_ns: int) -> dict[str, Any]:
-        """Play to the end: {"totals", "sentences", "rows"}, or {"error": sentence}."""
+        """Play to the end: what loadgen.part.play gives and "rows", or {"error": sentence}."""
         import uvloop
 
         assert self._job is not None
@@ -86,7 +87,7 @@ async def _play(worker: NodeWorker, job: ShardJob, t0_ns: int) -> dict[str, Any]
     worker.stopper = (asyncio.get_running_loop(), stop)
     journal = JournalWriter(job.journal, "dispatch", mono_ns=time.monotonic_ns(), wall_ns=time.time_ns())
     try:
-        return await play(job, t0_ns, journal, worker.page, stop, worker.skew)
+        return await play_real(job, t0_ns, journal, worker.page, stop, worker.skew)
     finally:
         worker.stopper = None
         journal.close()
@@ -158,7 +159,7 @@ class RayShards:
         for worker in self.workers:
             worker.drain.remote()
 
-    def poll(self, timeout_s: float = 0.1) -> tuple[ReplayTotals, list[str]] | None:
+    def poll(self, timeout_s: float = 0.1) -> tuple[ReplayTotals, dict[str, Any]] | None:
         """The merged totals and the transforms once every shard is done, else None. UserError when one failed."""
         left = [ref for i, ref in enumerate(self._refs) if i not in self._done]
         finished, _ = self._ray.wait(left, num_returns=len(left), timeout=timeout_s) if left else ([], [])
@@ -169,7 +170,7 @@ class RayShards:
             return None
         self._show(last=True)
         totals = [ReplayTotals(**self._done[i]["totals"]) for i in range(len(self._jobs))]
-        return merged(totals, self._jobs[0].options.bounds), list(self._done[0]["sentences"])
+        return merged(totals, self._jobs[0].options.bounds), trace_of(self._done[0])
 
     def _show(self, *, last: bool = False) -> None:
         """Twice a second: what the nodes' status pages say, on those here."""

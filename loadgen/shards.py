@@ -1,98 +1,31 @@
 """A replay spread over processes: each workflow stays on one shard, all count from one epoch, results merge to one.
 
-Why: beyond one core. Every shard reads the whole trace and plans all arrivals (so seeds, dithers and limits agree with
-a single process) and then plays only its own workflows; due instants, prompts and wire ids are those of one process.
-Each shard writes its own dispatch journal and status page. The child leaves when its lifeline ends.
-May not know: engines' insides, energy, run directories beyond the paths it is given.
+Why: beyond one core. Every shard reads the whole trace and plays its part of it (loadgen.part); due instants, prompts
+and wire ids are those of one process. Each shard writes its own dispatch journal and status page. The child leaves when
+its lifeline ends. May not know: engines' insides, energy, how a part is played.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from hashlib import blake2b
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
-from loadgen.arrivals import Arrivals, plan, settled
-from loadgen.clocks import Skew
-from loadgen.replay import ReplayOptions, replay
+from loadgen.part import ShardJob, play_real
 from loadgen.tally import slot_names
-from loadgen.target import Target
 from loadgen.totals import Bounds, ReplayTotals, merged
 from traces.child import Child, spawn
 from traces.errors import UserError
 from traces.journal import JournalWriter
-from traces.rows import manifest_row
-from traces.seams import SleepUntil
 from traces.status import StatusPage
-from traces.trace import read_trace, workflow_rows
-from traces.workflow import Workflow
-
-if TYPE_CHECKING:
-    from loadgen.pacing import Pacer
 
 _FLUSH_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class ShardJob:
-    """What one shard plays. Values only: it travels to a spawned process."""
-
-    trace: Path
-    journal: Path
-    """dispatch.<shard>.jsonl"""
-    target: Target
-    arrivals: Arrivals = field(default_factory=Arrivals)
-    options: ReplayOptions = field(default_factory=ReplayOptions)
-    shard: int = 0
-    shards: int = 1
-    status: Path | None = None
-    replayed: Path | None = None
-    """where to write the workflows of all shards as they are taken up (give it to one shard only)"""
-    workflows: int | None = None
-    """how many there are in all shards, where that is known beforehand: for the live view (first shard only)"""
-
-
-def shard_of(workflow_id: str, shards: int) -> int:
-    """The shard a workflow belongs to: by its id alone."""
-    return int.from_bytes(blake2b(workflow_id.encode(), digest_size=8).digest(), "little") % shards
-
-
-def split(job: ShardJob, shards: int, journals: Sequence[Path], pages: Sequence[Path | None]) -> list[ShardJob]:
-    """One job per shard; users and pre-warmed connections are divided, the first shard writes what was replayed."""
-    users, warm = job.options.closed_loop_users, job.options.prewarm
-    if users is not None and users < shards:
-        raise UserError(f"--shards {shards}: more than the {users} users; give at most {users} shards")
-    return [
-        replace(
-            job,
-            shard=i,
-            shards=shards,
-            journal=journals[i],
-            status=pages[i],
-            replayed=job.replayed if i == 0 else None,
-            workflows=job.workflows if i == 0 else None,
-            options=replace(
-                job.options,
-                closed_loop_users=None if users is None else _part(users, i, shards),
-                prewarm=_part(warm, i, shards),
-            ),
-        )
-        for i in range(shards)
-    ]
-
-
-def _part(total: int, index: int, of: int) -> int:
-    return total // of + (index < total % of)
 
 
 class Shards:
@@ -130,8 +63,8 @@ class Shards:
         """Send nothing more; what is in flight may finish."""
         self._tell({"drain": True})
 
-    def poll(self, timeout_s: float = 0.1) -> tuple[ReplayTotals, list[str]] | None:
-        """The merged totals and the transforms' sentences once every shard is done, else None.
+    def poll(self, timeout_s: float = 0.1) -> tuple[ReplayTotals, dict[str, Any]] | None:
+        """The merged totals, and what became of the trace (`transforms`, `left_out`), once every shard is done.
 
         UserError when a shard failed or died; the journals keep what was recorded.
         """
@@ -144,7 +77,7 @@ class Shards:
         if len(self._done) < len(self._children):
             return None
         parts = [ReplayTotals(**done["totals"]) for done in self._done.values()]
-        return merged(parts, self._bounds), list(self._done[0]["sentences"])
+        return merged(parts, self._bounds), trace_of(self._done[0])
 
     def stop(self) -> None:
         """End every child that still runs (they drain for at most their drain time)."""
@@ -170,6 +103,11 @@ class Shards:
         if "error" in said:
             raise UserError(said["error"])
         return said
+
+
+def trace_of(done: dict[str, Any]) -> dict[str, Any]:
+    """What was done to the trace and what was left out of it: the same in every shard, for each reads all of it."""
+    return {name: done[name] for name in ("transforms", "left_out")}
 
 
 def shard_process(lifeline: Connection, job: ShardJob) -> None:
@@ -204,70 +142,11 @@ async def _shard(lifeline: Connection, job: ShardJob) -> dict[str, Any]:
             return {"error": f"shard {job.shard} was stopped before it began"}
         flusher = loop.create_task(_flush(journal))
         try:
-            return {"done": await play(job, t0_ns, journal, page, stop)}
+            return {"done": await play_real(job, t0_ns, journal, page, stop)}
         finally:
             flusher.cancel()
     finally:
         journal.close()
-
-
-async def play(
-    job: ShardJob,
-    t0_ns: int,
-    journal: JournalWriter,
-    page: StatusPage | None,
-    stop: asyncio.Event,
-    skew: Skew | None = None,
-) -> dict[str, Any]:
-    """Play one shard on the running (real) loop: {"totals": ReplayTotals as a dict, "sentences": [...]}. skew: of the
-    clock that t0_ns and all stamps are on; None: the true one."""
-    from loadgen.pacing import Pacer
-
-    loop = asyncio.get_running_loop()
-    trace = read_trace(job.trace)
-    planned = plan(trace.workflows(), trace.manifest, job.arrivals)
-    manifest = settled(trace.manifest, job.arrivals, planned)
-    workflows: Iterable[Workflow] = planned.workflows
-    if job.replayed is not None:
-        workflows = _written(workflows, job.replayed, orjson.dumps(manifest_row(manifest)))
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
-    with Pacer(loop, time.monotonic_ns) as pacer:
-        totals = await replay(
-            only(workflows, job.shard, job.shards),
-            job.target,
-            t0_ns=t0_ns,
-            now_ns=time.monotonic_ns if skew is None else skew.now_ns,
-            sleep_until=pacer.sleep_until if skew is None else _skewed(pacer, skew),
-            connect=loop.create_connection,  # type: ignore[arg-type]
-            write=journal.write,
-            status=page,
-            stop=stop,
-            options=replace(job.options, manifest=manifest),
-        )
-    return {"totals": asdict(totals), "sentences": list(planned.sentences)}
-
-
-def _skewed(pacer: Pacer, skew: Skew) -> SleepUntil:
-    async def sleep_until(due_ns: int) -> None:
-        await pacer.sleep_until(skew.true_ns(due_ns))
-
-    return sleep_until
-
-
-def only(workflows: Iterable[Workflow], shard: int, shards: int) -> Iterator[Workflow]:
-    """The workflows of one shard."""
-    return (w for w in workflows if shards == 1 or shard_of(w.workflow_id, shards) == shard)
-
-
-def _written(workflows: Iterable[Workflow], path: Path, head: bytes) -> Iterator[Workflow]:
-    with path.open("wb") as file:
-        file.write(head + b"\n")
-        for workflow in workflows:
-            for row in workflow_rows(workflow, compact=False):
-                file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-            yield workflow
 
 
 async def _flush(journal: JournalWriter) -> None:

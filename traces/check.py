@@ -46,6 +46,15 @@ class Report:
         if len(self.problems) < self.bound:
             self.problems.append(sentence)
 
+    def damaged(self, sentence: str) -> None:
+        """A line that is no row."""
+        self.rows += 1
+        self.fault(sentence)
+
+
+def _ignored(sentence: str) -> None:
+    """The first of two passes: the second tells."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Item:
@@ -67,7 +76,7 @@ def check(path: Path, bound: int = BOUND) -> Report:
     """Read the whole trace and report every fault. UserError only when it cannot be read as a trace at all."""
     trace = read_trace(path, on_problem=lambda _: None)  # told in full below
     report = Report(path, trace.manifest, trace.declared, bound)
-    layout = layout_of(path)
+    layout = layout_of(path, lambda _: None)
     if report.manifest.ordered and not layout.ordered:
         why = "rows of a workflow do not stand together" if not layout.contiguous else "arrivals go back in time"
         report.fault(f"{path}:1: manifest.ordered is True, but {why}; write the file again or set it to false")
@@ -99,7 +108,7 @@ def _items(path: Path, report: Report | None) -> Iterator[_Item]:
     """The rows one by one; faults of single rows go to the report (None: the first of two passes, nothing is told)."""
     key: str | None = None
     known: dict[str, tuple[int, ...]] = {}
-    for where, raw in objects(path):
+    for where, raw in objects(path, _ignored if report is None else report.damaged):
         given = raw.get("workflow_id")
         own = given if type(given) is str else None
         if own is None or own != key:

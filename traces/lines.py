@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -26,14 +26,15 @@ def is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
 
 
-def objects(path: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
-    """The raw rows of a trace file, manifest line left out. UserError on what is not a trace."""
+def objects(path: Path, on_problem: Callable[[str], None] | None = None) -> Iterator[tuple[Where, dict[str, Any]]]:
+    """The raw rows of a trace file, manifest line left out. UserError on what is not a trace; on_problem takes lines
+    below the first that are damaged, and they are left out."""
     if is_parquet(path):
         from traces import parquet
 
         yield from parquet.rows(path)
         return
-    for where, row in json_lines(path):
+    for where, row in json_lines(path, on_problem):
         if where.line == 1 and "manifest" in row:
             continue
         yield where, row
@@ -70,17 +71,30 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 
 
-def json_lines(path: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
-    """The JSON objects of a trace file with their places, the manifest line among them."""
-    name, row = str(path), 0
+def json_lines(path: Path, on_problem: Callable[[str], None] | None = None) -> Iterator[tuple[Where, dict[str, Any]]]:
+    """The JSON objects of a trace file with their places, the manifest line among them. A line that is none raises
+    UserError; on_problem takes it instead where it is not the first."""
+    name, row, known = str(path), 0, False
     for number, line in raw_lines(path):
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            what = "not a trace: line 1 is not JSON" if row == 0 else f"line {number} is not JSON ({error})"
-            raise UserError(f"{path}: {what}; {REMEDY if row == 0 else 'mend or remove the line'}") from error
-        if type(value) is not dict:
-            raise UserError(f"{path}: line {number} is not a JSON object; {REMEDY}")
+        value, fault = _object(line)
+        known = known or fault is None
+        if fault is not None:
+            if not known:
+                raise UserError(f"{path}: not a trace: line {number} is {fault}; {REMEDY}")
+            sentence = f"{path}:{number}: line is {fault}; mend or remove it"
+            if on_problem is None:
+                raise UserError(sentence)
+            on_problem(sentence)
         if "manifest" not in value or number != 1:
             row += 1
-        yield Where(name, number, row), value
+        if fault is None:
+            yield Where(name, number, row), value
+
+
+def _object(line: bytes) -> tuple[dict[str, Any], str | None]:
+    """A line's JSON object, or what it is instead."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        return {}, f"not JSON ({error})"
+    return (value, None) if type(value) is dict else ({}, "not a JSON object")

@@ -72,7 +72,7 @@ class TraceFile:
     def rows(self, on_problem: OnProblem | None = None) -> Iterator[Row]:
         """Parsed rows in file order. A bad row raises UserError, or is told to on_problem and left out."""
         known = _Known()
-        for where, raw in objects(self.path):
+        for where, raw in objects(self.path, on_problem):
             try:
                 yield _row(raw, where, known)
             except UserError as error:
@@ -86,8 +86,8 @@ class TraceFile:
         A bad row or a graph that can never run raises UserError; with on_problem it is told there (once per fault) and
         that row or workflow is left out.
         """
-        if self.manifest.ordered or layout_of(self.path).ordered:
-            groups = _in_order(self.path, contiguous(self.rows(on_problem)))
+        if self.manifest.ordered or layout_of(self.path, _ignore if on_problem else None).ordered:
+            groups = _in_order(self.path, contiguous(self.rows(on_problem)), on_problem)
         else:
             groups = by_arrival(self.rows(_ignore if on_problem else None), self.rows(on_problem))
         for group in groups:
@@ -101,16 +101,21 @@ class TraceFile:
                 on_problem(problem)
 
 
-def _in_order(path: Path, groups: Iterable[list[Row]]) -> Iterator[list[Row]]:
-    """The groups as they come; UserError where the file breaks its promise to be sorted by arrival."""
+def _in_order(path: Path, groups: Iterable[list[Row]], on_problem: OnProblem | None) -> Iterator[list[Row]]:
+    """The groups as they come. UserError where the file breaks its promise to be sorted by arrival, or that is told to
+    on_problem and the workflow left out."""
     last = 0
     for group in groups:
         arrival = min((row.root_ns for row in group if row.root_ns is not None), default=last)
         if arrival < last:
-            raise UserError(
+            fault = (
                 f"{path}:{group[0].where.line}: workflow arrives at {arrival / 1e6:g} ms, before the one above it, but "
                 "manifest.ordered is true; set it to false or write the file again with joulegraph trace import"
             )
+            if on_problem is None:
+                raise UserError(fault)
+            on_problem(fault)
+            continue
         last = arrival
         yield group
 
@@ -170,7 +175,7 @@ def read_trace(path: Path, on_problem: OnProblem | None = None) -> TraceFile:
     declared = _declared(path)
     if declared is not None:
         return TraceFile(path, declared, True)
-    raw = next(iter(objects(path)), None)
+    raw = next(objects(path), None)
     if raw is None:
         raise UserError(f"{path}: holds no rows; {REMEDY}")
     if not raw[1].keys() & _TELLING:
@@ -215,10 +220,10 @@ def workflows(path: Path, on_problem: OnProblem | None = None) -> Iterator[Workf
     return read_trace(path, _ignore if on_problem else None).workflows(on_problem)
 
 
-def layout_of(path: Path) -> Layout:
-    """A first pass for the order of the rows; faults are left to the second."""
+def layout_of(path: Path, on_problem: OnProblem | None = None) -> Layout:
+    """A first pass for the order of the rows; faults of rows are left to the second."""
     layout = Layout()
-    for _, raw in objects(path):
+    for _, raw in objects(path, on_problem):
         deps = raw.get("deps")
         stamp = raw.get("timestamp")
         waits = type(deps) is list and any(type(d) is dict and d.get("blocking", True) for d in deps)

@@ -89,6 +89,9 @@ def _arrival_flags(add: Any) -> None:
     add("--seed", type=whole(), default=0, help="seed of everything random (default 0)")
     add("--users", type=int, metavar="N", help="CLOSED loop instead: N users, each taking the next workflow in turn")
     add("--think", type=real(), default=0.0, metavar="S", help="closed loop: pause of a user between workflows")
+    add(
+        "--strict", action="store_true", help="refuse a trace with a fault, instead of leaving that row or workflow out"
+    )
     add("--fixed", action="store_true", help="every node at its recorded instant; dependencies hold nothing back")
 
 
@@ -231,6 +234,8 @@ def _dry_run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(orjson.dumps(schedule).decode() + "\n")
     else:
+        for fault in (schedule.pop("left_out") or {"first": ()})["first"]:
+            sys.stderr.write(f"left out: {fault}\n")
         for name, value in schedule.items():
             sys.stdout.write(f"{name:16} {value}\n")
     return 0

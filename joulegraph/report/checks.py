@@ -29,7 +29,15 @@ class Check:
 
 def checks(facts: Facts) -> list[Check]:
     """All checks in order of weight."""
-    found = [_state(facts), _requests(facts), _lateness(facts), _usage(facts), *_energy(facts), _sampler(facts)]
+    found = [
+        _state(facts),
+        _trace(facts),
+        _requests(facts),
+        _lateness(facts),
+        _usage(facts),
+        *_energy(facts),
+        _sampler(facts),
+    ]
     return [*(c for c in found if c is not None), *_simulated(facts)]
 
 
@@ -49,6 +57,16 @@ def _state(facts: Facts) -> Check:
             return Check("run", "warn", f"The run's state is {state!r}: it is going on, or ended without saying so.")
 
 
+def _trace(facts: Facts) -> Check | None:
+    left_out = facts.info.get("left_out")
+    if not left_out:
+        return None
+    count, first = left_out["count"], left_out["first"][0]
+    return Check(
+        "trace", "warn", f"Faults of the trace: {count:,}. What they are about was not replayed; first: {first}."
+    )
+
+
 def _requests(facts: Facts) -> Check:
     llm = [r for r in facts.requests if r.kind == "llm"]
     bad: dict[str, int] = {}
@@ -60,7 +78,9 @@ def _requests(facts: Facts) -> Check:
     words = ", ".join(f"{n:,} {what}" for what, n in sorted(bad.items()))
     only_refused = set(bad) <= {"rejected", "skipped", "cancelled"}
     return Check(
-        "requests", "warn" if only_refused or len(bad) < len(llm) else "bad", f"{words} of {len(llm):,} requests."
+        "requests",
+        "warn" if only_refused or sum(bad.values()) < len(llm) else "bad",
+        f"{words} of {len(llm):,} requests.",
     )
 
 

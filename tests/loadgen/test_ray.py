@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.clocks import Skew, skew_from
+from loadgen.part import ShardJob
 from loadgen.ray import RayShards
-from loadgen.shards import ShardJob
 from loadgen.target import Target
 from traces.errors import UserError
 from traces.trace import write_trace
@@ -31,7 +31,7 @@ from ray.cluster_utils import Cluster
 from loadgen.clocks import Skew
 from loadgen.ray import RayShards
 from loadgen.replay import ReplayOptions
-from loadgen.shards import ShardJob, split
+from loadgen.part import ShardJob, split
 from loadgen.totals import Bounds
 from loadgen.target import Target
 trace, folder, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

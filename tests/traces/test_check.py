@@ -63,6 +63,17 @@ def test_all_faults_of_a_file_are_found(tmp_path: Path) -> None:
     assert (report.rows, report.workflows, dict(report.unknown)) == (10, 1, {"typo": 1})
 
 
+def test_a_damaged_line_hides_no_other_fault(tmp_path: Path) -> None:
+    path = rows_file(tmp_path / "t.jsonl", {**BASE, "request_id": "a", "timestamp": -1}, [1], {**BASE, "request_id": 7})
+    with path.open("ab") as file:
+        file.write(b'{"torn": ')
+    report = check(path)
+    assert (report.rows, report.found) == (4, 4)
+    starts = ("1: timestamp is -1", "2: line is not a JSON object", "3: request_id is 7", "4: line is not JSON")
+    for problem, start in zip(report.problems, starts, strict=True):
+        assert problem.startswith(f"{path}:{start}")
+
+
 def test_the_documented_example_is_a_valid_trace(tmp_path: Path) -> None:
     text = (Path(__file__).resolve().parents[2] / "docs/traces.md").read_text()
     path = tmp_path / "example.jsonl"

@@ -165,7 +165,7 @@ def test_a_bad_field_is_named(tmp_path: Path, change: dict[str, object], parts: 
         ("a.jsonl", b'{"manifest":{"block_size":0}}\n', "manifest.block_size is 0"),
         ("a.jsonl", b'{"manifest":[]}\n', "manifest is []"),
         ("a.jsonl", b'{"a":1}\n', "not a trace: its first row has none of"),
-        ("a.jsonl", orjson.dumps(ROW) + b"\n{oops\n", "line 2 is not JSON"),
+        ("a.jsonl", orjson.dumps(ROW) + b"\n{oops\n", "a.jsonl:2: line is not JSON"),
         ("a.jsonl", b"\x00\xff\xfe" * 50, "not a trace"),
         ("a.jsonl.gz", gzip.compress(orjson.dumps(ROW) * 1000, mtime=0)[:60], "gzip data is cut short"),
         ("a.jsonl.gz", b"\x1f\x8bnonsense", "gzip data is cut short or damaged"),
