@@ -32,8 +32,9 @@ from energy.rollup import Figures
 from energy.speculation import speculation
 from energy.tables import RequestTable, RunData, known
 from energy.totals import COMPONENTS, all_figures, totals
+from energy.unsaid_cache import with_cached
 from energy.windows import Windows, windows
-from energy.work import WorkCurve, work_curve
+from energy.work import WorkCurve, line_of, work_curve
 from traces.errors import UserError
 from traces.rundir import RunDir
 
@@ -129,7 +130,7 @@ def attribute(
     node, said = node_total(curves)
     notes += missing + said
     curves = [c for c in curves if c.domain in COMPONENTS]
-    works = _works(data, level, scopes, curves, profile)
+    works = _works(data, level, scopes, curves, profile, notes)
     own = engines(works, scopes) or [windows(data.requests, level)]
     if guessed := sum(int(w.imputed.sum()) for w in own):
         notes.append(f"{guessed} requests without usage: typical token counts stand in for theirs")
@@ -168,7 +169,9 @@ def _summed(result: Attribution) -> Attribution:
     return result
 
 
-def _works(data: RunData, level: str, scopes: list[Scope], curves: list[Curve], profile: Profile | None) -> Works:
+def _works(
+    data: RunData, level: str, scopes: list[Scope], curves: list[Curve], profile: Profile | None, notes: list[str]
+) -> Works:
     """Windows and work of each scope that has a device; without any sensor, of the engines or of everyone."""
     if curves:
         used = {next(k for k, s in enumerate(scopes) if s.holds(c.device)) for c in curves}
@@ -187,6 +190,8 @@ def _works(data: RunData, level: str, scopes: list[Scope], curves: list[Curve], 
         ends += [0.0, float(work.last.max())] if len(work) else []
         t0, t1 = min(ends) - 2.0, max(ends) + 2.0
         told = in_time(data.requests, work, steps)
+        work, said = with_cached(data.requests, work, None if told is None else line_of(told, work))
+        notes += said
         curve = work_curve(data.requests, work, told, t0, t1)
         if level == "L1":
             first, work = work, begun(work, curve)

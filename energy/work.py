@@ -137,6 +137,11 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
     return replace(_placed(curve, _told_steps(line, found, curve)), line=line, pieces=found)
 
 
+def line_of(steps: StepTable, work: Windows) -> Line:
+    """The stream's steps in time."""
+    return _line(steps, work.origin_ns, union(work.start, work.last)[0])
+
+
 def _line(steps: StepTable, origin_ns: int, busy_start: Floats) -> Line:
     start, end = _step_times(steps, origin_ns, busy_start)
     prompts, decodes = steps.ctx_requests.astype(float), steps.generation_requests.astype(float)
