@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from energy.curve import Curve, borders
+from energy.powerlimit import CAPS, bent, sustained_w
 from energy.tables import Floats, Ints, Mask
 from energy.timefit import PREFILL, TIES
 from energy.work import FEATURES, WorkCurve
@@ -26,10 +27,6 @@ TERMS = ("idle_s", "tail_s", "busy_s", *FEATURES)
 """Regressors of energy; joules per unit each."""
 LOOSE = 0.5
 """prior sd of each term's contribution, as a share of the mean energy of a span"""
-KNEE = 8
-"""how sharply power bends at the limit: p / (1 + (p / cap)^KNEE)^(1 / KNEE)"""
-CAPS = (inf, 1.02, 1.06, 0.99, 0.97)
-"""limits tried, as multiples of the highest power seen: one that was never reached only mimics other savings"""
 FEWEST_FOR_LIMIT = 100
 """spans below which a run is too short to tell a power limit from chance"""
 SPAN_NS = 500_000_000
@@ -139,14 +136,6 @@ class Fit:
         return np.asarray(spans.summed(self.bend(spans.terms, spans.cell_s)) @ self.joules)
 
 
-def bent(power: Floats, cap_w: float) -> Floats:
-    """Ratio of bent to unbent power."""
-    if not isfinite(cap_w):
-        return np.ones(len(power))
-    out: Floats = (1 + np.minimum(np.maximum(power, 0) / cap_w, 1e6) ** KNEE) ** (-1 / KNEE)
-    return out
-
-
 def cells(work: WorkCurve, t: Floats) -> Floats:
     """Terms of the cells between instants t (seconds from the work's origin)."""
     features, busy, tail = work.at(t)
@@ -183,7 +172,7 @@ def fit_energy(spans: Spans, seconds: Floats, profile: Profile | None = None, *,
     boards of known truth, limited or not, the straight fit divides two to four times better."""
     if len(spans) < 2:
         return "fewer than two spans with known energy"
-    top = float(np.quantile(spans.joules / spans.seconds, 0.99))
+    top = sustained_w(spans.begin, spans.seconds, spans.joules)
     tried = CAPS if limited and len(spans) >= FEWEST_FOR_LIMIT else CAPS[:1]
     limits = [c * top for c in tried] if profile is None else [profile.cap_w]
     plain = _settled(spans, seconds, profile, limits[0])
@@ -191,7 +180,7 @@ def fit_energy(spans: Spans, seconds: Floats, profile: Profile | None = None, *,
     for cap in limits[1:]:
         found = _settled(spans, seconds, profile, cap)
         if cap == limits[1] and found[2] > plain[2]:
-            break  # a limit right above the highest power explains nothing: the board was never held there
+            break  # not even the mildest explains anything: the board was never held there
         if _worth(found[2], plain[2], len(spans)) and found[2] < best[2]:
             best = found
     joules, factor, _, cap = best

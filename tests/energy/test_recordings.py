@@ -62,6 +62,7 @@ def test_pure_phases_from_what_precedes_them(predicted: dict[str, list[dict[str,
     rows = [r for r in predicted[RUNS[0]] if r["phase"] in ("batch", "prefill")]
     assert len(rows) == 12
     assert max(_off(r, "predicted_uj") for r in rows) <= 0.05
+    assert max(_off(r, "held_out_uj") for r in rows) <= 0.05
 
 
 def test_one_profile_fits_both_runs(attributed: dict[str, Attribution]) -> None:
