@@ -63,6 +63,33 @@ class StreamObserver(Observer):
         self.tokens += tokens
         return tokens
 
+    def feed_each(self, bodies: list[bytes]) -> list[int]:
+        if len(bodies) > 1 and self._all_plain(bodies):
+            self.tokens += len(bodies)
+            return [1] * len(bodies)
+        return [self.feed(body) for body in bodies]
+
+    def _all_plain(self, bodies: list[bytes]) -> bool:
+        """Whether each of these reads is one plain token event, whole, found in one pass over all of them.
+
+        All line feeds are accounted for by as many events that begin with the prefix as there are reads: the border of
+        two reads, which is two line feeds, can only be the border of two of these events.
+        """
+        shape = self._shape
+        if shape is None or self.keeps_text or not self._splitter.at_border:
+            return False
+        count, prefix = len(bodies), shape.prefix
+        body = b"".join(bodies)
+        return (
+            min(map(len, bodies)) > shape.frame
+            and body.startswith(prefix)
+            and body.endswith(shape.ending)
+            and body.count(shape.between) == count - 1
+            and body.count(b"\n") == (2 + prefix.count(b"\n")) * count
+            and body.find(prefix + b'"') < 0  # a quote: no text in it
+            and _CR not in body
+        )
+
     def _bulk(self, body: bytes) -> int:
         """A read of several whole events: a run of plain token events is counted in one pass, the rest one by one."""
         self._splitter.skip()
@@ -136,10 +163,6 @@ class StreamObserver(Observer):
         usage.prompt_tokens, usage.completion_tokens = int(prompt), int(completion)
         if cached is not None:
             usage.cached_tokens = int(cached)
-
-    @property
-    def plain(self) -> Shape | None:
-        return self._shape if not self.keeps_text and self._splitter.at_border else None
 
     def _recall(self, raw: bytes) -> Shape | None:
         """The shape of the last stream, its id apart, if this first token event begins like that one's."""

@@ -73,11 +73,9 @@ class Observer:
         """Body bytes of one read; token events completed in it."""
         raise NotImplementedError
 
-    @property
-    def plain(self) -> Any:
-        """How a plain token event would look now (engines.shapes.Shape). Who finds a read to be just that need not feed
-        it but may count its token. None where that is not known, or where the text is wanted."""
-        return None
+    def feed_each(self, bodies: list[bytes]) -> list[int]:
+        """Several reads in order, each of which ends with a blank line: the token events completed in each."""
+        return [self.feed(body) for body in bodies]
 
     def finish(self) -> None:
         """The body is complete (or cut): take what is still in the buffer."""

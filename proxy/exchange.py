@@ -8,6 +8,7 @@ journals, how bytes are relayed.
 from __future__ import annotations
 
 from array import array
+from operator import sub
 from typing import Any
 
 from engines.dialects import EngineMetrics, Observer, Usage, observer
@@ -157,46 +158,28 @@ class Exchange:
         return tokens
 
     def noted(self, log: list[Any]) -> int:
-        """Reads noted in a Tap's log (instant, read, instant ...): each one small chunk of whole events, a plain token
-        event where it is but a size. Token events in them."""
+        """Reads that passed the short way (instant, read, instant ...): each one small chunk of whole events. Token
+        events in them."""
         times, reads = log[::2], log[1::2]
-        last, gaps = self._last_ns, []
-        for now in times:
-            gaps.append(now - last)
-            last = now
-        self._last_ns = last
-        self.read_times.extend(gaps)
-        seen = self._observer
-        sizes = [read if type(read) is int else len(read) for read in reads]
-        counts = [1 if type(read) is int else self._fed(read) for read in reads]
+        self.read_times.extend(list(map(sub, times, [self._last_ns, *times])))
+        self._last_ns = times[-1]
+        sizes = list(map(len, reads))
         self.read_sizes.extend(sizes)
         self.bytes_out += sum(sizes)
+        if self._observer is None:
+            counts = [0] * len(reads)
+        else:
+            bodies = [read[SMALL_CHUNKS[size][0] : -2] for read, size in zip(reads, sizes, strict=True)]
+            counts = self._observer.feed_each(bodies)
         self.read_tokens.extend(counts)
         total = sum(counts)
-        if total and seen is not None:
-            seen.tokens += sum([1 for read in reads if type(read) is int])
+        if total:
             self.tokens += total
+            with_tokens = [now for now, count in zip(times, counts, strict=True) if count]
             if self.t_first_token_ns is None:
-                self.t_first_token_ns = next(now for now, count in zip(times, counts, strict=True) if count)
-            if counts[-1]:
-                self.t_last_token_ns = times[-1]
-            else:
-                self.t_last_token_ns = [now for now, count in zip(times, counts, strict=True) if count][-1]
+                self.t_first_token_ns = with_tokens[0]
+            self.t_last_token_ns = with_tokens[-1]
         return total
-
-    def _fed(self, chunk: bytes) -> int:
-        """Token events of a noted read that is no plain one."""
-        return self._observer.feed(chunk[SMALL_CHUNKS[len(chunk)][0] : -2]) if self._observer is not None else 0
-
-    @property
-    def plain(self) -> Any:
-        """What a plain token event of the reply looks like now; see Observer.plain."""
-        return self._observer.plain if self._observer is not None else None
-
-    @property
-    def wants_plain(self) -> bool:
-        """Whether `plain` may come to be known."""
-        return self._observer is not None and not self._observer.keeps_text
 
     def end(self, outcome: Outcome, now_ns: int, error: str | None = None) -> None:
         """It is over; only the first end counts."""

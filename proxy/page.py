@@ -5,7 +5,7 @@ May not know: sockets, records' fields beyond the few counted here.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 from proxy.exchange import Exchange
 from traces.status import HISTOGRAM_BUCKETS, StatusPage, histogram_names
@@ -91,13 +91,25 @@ class Page:
         slots[self._ttft + bisect_right(_EDGES, first - exchange.t_arrival_ns)] += 1
         self.add("ttft_sum_ns", first - exchange.t_arrival_ns)
         self.add("itl_sum_ns", last - first)
-        gap = 0
-        started = False
-        for dt, tokens in zip(exchange.read_times, exchange.read_tokens, strict=True):
-            gap += dt
-            if not tokens:
-                continue
-            if started:
-                slots[self._itl + bisect_right(_EDGES, gap // tokens)] += tokens
-            started = True
-            gap = 0
+        pauses, at = sorted(_pauses(exchange)), 0
+        while at < len(pauses):  # most fall into the same few buckets
+            bucket = bisect_right(_EDGES, pauses[at])
+            end = bisect_left(pauses, _EDGES[bucket], at) if bucket < len(_EDGES) else len(pauses)
+            slots[self._itl + bucket] += end - at
+            at = end
+
+
+def _pauses(exchange: Exchange) -> list[int]:
+    """ns before each token after those of the first read with any; tokens of one read share the pause before it."""
+    times, counts = exchange.read_times, exchange.read_tokens
+    start = next((k for k, tokens in enumerate(counts, 1) if tokens), len(counts))
+    if counts.count(1) == len(counts) - start + 1:
+        return list(times[start:])
+    pauses: list[int] = []
+    pause = 0
+    for dt, tokens in zip(times[start:], counts[start:], strict=True):
+        pause += dt
+        if tokens:
+            pauses += [pause // tokens] * tokens
+            pause = 0
+    return pauses

@@ -8,7 +8,7 @@ exchange can end. May not know: how requests are read (reading), how replies are
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from proxy.exchange import Exchange
 from proxy.framing import FramingError
@@ -17,7 +17,7 @@ from proxy.refusal import Refusal
 from proxy.reply import Reply, client_head, whole_reply
 from proxy.replyhead import ReplyHead
 from proxy.study import find_tag, spliced
-from proxy.upstream import Pool, Tap, Upstream, hold
+from proxy.upstream import Pool, Upstream, hold
 from traces.records import Outcome
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Relay:
     """Couples one front connection with one upstream connection for one exchange."""
 
     __slots__ = (
-        "_done", "_hub", "_opening", "_reply", "_request", "_retried", "_streamed", "_tap", "_upload_ended",
+        "_done", "_hub", "_log", "_opening", "_reply", "_request", "_retried", "_streamed", "_upload_ended",
         "connection", "exchange", "front", "gated", "pool", "replied",
     )  # fmt: skip
 
@@ -52,7 +52,8 @@ class Relay:
         self._opening: asyncio.Task[None] | None = None
         self._retried = False
         self._done = False
-        self._tap: Tap | None = None
+        self._log: list[Any] = []
+        """reads of the reply that are not looked at yet"""
         exchange.bytes_in = len(body)
         exchange.unread = True
         if not streamed:
@@ -162,7 +163,7 @@ class Relay:
         self._complete(head, now, reusable=head.keep_alive)
 
     def _walk(self, reply: Reply, data: bytes, now: int) -> None:
-        if self._tap is not None:
+        if self._log:
             self.settle_reads()
         exchange, first = self.exchange, b""
         if reply.head is None:
@@ -187,7 +188,7 @@ class Relay:
             reusable = head.keep_alive and not reply.closes and reply.used == len(data)
             self._complete(head, now, reusable=reusable)
         elif exchange.stream:
-            self._set_tap(reply)
+            self._shorten(reply)
 
     def _pass_on(self, data: bytes) -> None:
         """A stream's bytes go out at once, in order; others with those of this turn."""
@@ -197,25 +198,22 @@ class Relay:
         else:
             self.front.send(data)
 
-    def _set_tap(self, reply: Reply) -> None:
+    def _shorten(self, reply: Reply) -> None:
         """Let whole chunks pass the short way while the stream is between two of them."""
-        connection, special = self.connection, reply.special
+        connection = self.connection
         if connection is None:
             return
-        if special is None:
-            connection.tap = None
-            return
-        if self._tap is None:
-            self._tap = Tap(self.front.write, special)
-        self._tap.learn(self.exchange.plain, self.exchange.wants_plain)
-        connection.tap = self._tap
+        if reply.at_border:
+            connection.shorten(self.front.write, reply.special, self._log)
+        else:
+            connection.lengthen()
 
     def settle_reads(self) -> None:
         """Look at the reads that passed the short way."""
-        if self._tap is not None and self._tap.log:
-            log, self._tap.log = self._tap.log, []
+        log = self._log
+        if log:
             tokens = self.exchange.noted(log)
-            self._tap.learn(self.exchange.plain, self.exchange.wants_plain)
+            log.clear()
             if tokens:
                 self._hub.page.tokens(tokens)
 
@@ -310,8 +308,7 @@ class Relay:
         self._done = True
         if self.pool is not None:
             self.pool.busy -= 1
-        if self._tap is not None:
-            self.settle_reads()
+        self.settle_reads()
         if self._reply is not None and self._reply.left_in:
             self.exchange.add_note("an event over 256 KB: the usage event was left in the reply")
         self.exchange.end(outcome, now, error)

@@ -14,7 +14,6 @@ from traces.tags import NODE, WORKFLOW, Tag
 
 MAX_REPLY_HEAD = 64 << 10
 _END = b"\r\n\r\n"
-_END_MARK = b"[DONE]"
 _IN_USAGE = b'"usage"'
 _BODILESS = frozenset({*range(100, 200), 204, 304})
 _WORKFLOW, _NODE = WORKFLOW.encode() + b": ", NODE.encode() + b": "
@@ -105,14 +104,15 @@ class Reply:
         self.closes = isinstance(framing, UntilClose)
 
     @property
-    def special(self) -> bytes | None:
-        """Bytes that must not pass unseen while whole chunks may; None where every read has to be walked."""
+    def at_border(self) -> bool:
+        """Whether whole chunks may pass unseen now: a stream that goes on as it comes, between two of them."""
         framing = self._framing
-        if self.unchunk or self.head is None or not self.head.event_stream:
-            return None
-        if isinstance(framing, UsageCut | Chunked) and framing.at_border:
-            return _IN_USAGE if self._cut is not None else _END_MARK
-        return None
+        return isinstance(framing, UsageCut | Chunked) and framing.at_border and not self.unchunk
+
+    @property
+    def special(self) -> bytes | None:
+        """Bytes that a chunk which passes unseen must not have in it."""
+        return _IN_USAGE if self._cut is not None else None
 
     def walk(self, data: bytes) -> tuple[bytes, bytes]:
         """One read: the bytes for the client, and the payload in it (without chunk framing)."""

@@ -76,7 +76,7 @@ class Tunnel:
         exchange.read(now, len(data), b"")
 
     def settle_reads(self) -> None:
-        """A tunnel sets no Tap."""
+        """A tunnel lets nothing go the short way."""
 
     def from_client(self, data: bytes) -> None:
         """Bytes of the client."""

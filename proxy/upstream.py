@@ -12,7 +12,6 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from engines.shapes import Shape
 from proxy.config import Target
 from proxy.framing import EVENT_CHUNK_END, SMALL_CHUNKS
 from proxy.refusal import Refusal
@@ -26,7 +25,7 @@ class Receiver(Protocol):
         """One read, as it came, and when."""
 
     def settle_reads(self) -> None:
-        """Look at the reads that a Tap has noted."""
+        """Look at the reads that passed the short way."""
 
     def upstream_lost(self, error: Exception | None) -> None:
         """The connection ended; error None means a clean end of stream."""
@@ -35,50 +34,26 @@ class Receiver(Protocol):
         """The engine is slow to take the request body."""
 
 
-class Tap:
-    """The short way of a stream's usual read, one whole chunk of whole events: stamp, relay, note; looked at later.
-
-    A receiver sets it while its reply is between two chunks. `log` is flat: instant, read, instant, read ... A plain
-    token event is noted by its size alone, so that its memory is free for the next one.
-    """
-
-    __slots__ = ("ending", "frame", "keeps", "log", "prefix", "special", "text_at", "write")
-
-    def __init__(self, write: Callable[[bytes], None], special: bytes) -> None:
-        self.write = write
-        self.special = special
-        """a read with these bytes in it takes the long way, unless it is a plain token event"""
-        self.log: list[Any] = []
-        self.keeps = False
-        """other events may be noted too, as they are"""
-        self.learn(None, False)
-
-    def learn(self, shape: Shape | None, wanted: bool) -> None:
-        """What a plain token event looks like now; none is known. `wanted`: it will be, once one was read."""
-        if shape is None:
-            self.prefix, self.ending, self.text_at, self.frame = b"", b"", 0, 1 << 62
-            self.keeps = not wanted
-        elif shape.prefix is not self.prefix:
-            self.prefix, self.ending, self.text_at = shape.prefix, shape.ending + b"\r\n", shape.at
-            self.frame = shape.frame + 4
-            self.keeps = True
-
-
 MAX_LOG = 64
 """entries of a log: 32 reads of at most 1 KB are kept before they are looked at"""
-_CR, _LF, _QUOTE = b'\r\n"'
 
 
 class Upstream(asyncio.Protocol):
-    """One connection: busy with a receiver, or idle in the pool."""
+    """One connection: busy with a receiver, or idle in the pool.
 
-    __slots__ = ("_now_ns", "idle_since_ns", "pool", "receiver", "tap", "transport")
+    The usual read of a stream, one whole chunk of whole events, goes a short way while the receiver lets it: stamp,
+    relay, note; looked at later.
+    """
+
+    __slots__ = ("_log", "_now_ns", "_pass_on", "_special", "idle_since_ns", "pool", "receiver", "transport")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self._now_ns = pool.now_ns
         self.receiver: Receiver | None = None
-        self.tap: Tap | None = None
+        self._pass_on: Callable[[bytes], None] | None = None
+        self._special: bytes | None = None
+        self._log: list[Any] = []
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.idle_since_ns = 0
 
@@ -88,30 +63,16 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = self._now_ns()
-        tap = self.tap
-        if tap is not None:
-            size = len(data)
-            small = SMALL_CHUNKS.get(size)
-            if small is not None and data.startswith(small[1]):  # and if it ends so, it is one chunk
-                at = small[0]
-                if (  # what StreamObserver.feed takes for a plain token event
-                    size > at + tap.frame
-                    and data.startswith(tap.prefix, at)
-                    and data.endswith(tap.ending)
-                    and data.find(_LF, at) == size - 4
-                    and data.find(_CR, at) == size - 2
-                    and data[at + tap.text_at] != _QUOTE
-                ):
-                    tap.write(data)
-                    log = tap.log
-                    log += (now, size)
+        pass_on = self._pass_on
+        if pass_on is not None:
+            small = SMALL_CHUNKS.get(len(data))
+            if small is not None and data.startswith(small[1]) and data.endswith(EVENT_CHUNK_END):
+                special = self._special
+                if special is None or data.rfind(special) < 0:
+                    pass_on(data)
+                    log = self._log
+                    log += (now, data)
                     if len(log) >= MAX_LOG and self.receiver is not None:
-                        self.receiver.settle_reads()
-                    return
-                if tap.keeps and data.endswith(EVENT_CHUNK_END) and data.rfind(tap.special) < 0:
-                    tap.write(data)
-                    tap.log += (now, data)
-                    if len(tap.log) >= MAX_LOG and self.receiver is not None:
                         self.receiver.settle_reads()
                     return
         if self.receiver is not None:
@@ -122,7 +83,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.pool.forget(self)
-        receiver, self.receiver, self.tap = self.receiver, None, None
+        receiver, self.receiver, self._pass_on = self.receiver, None, None
         if receiver is not None:
             receiver.upstream_lost(error)
 
@@ -136,8 +97,17 @@ class Upstream(asyncio.Protocol):
 
     def abort(self) -> None:
         """Leave at once; the receiver is not told."""
-        self.receiver = self.tap = None
+        self.receiver = self._pass_on = None
         self.transport.abort()
+
+    def shorten(self, pass_on: Callable[[bytes], None], special: bytes | None, log: list[Any]) -> None:
+        """The reply is between two chunks: whole ones may go the short way, unless these bytes are in them. The log is
+        flat: instant, read, instant, read ..."""
+        self._pass_on, self._special, self._log = pass_on, special, log
+
+    def lengthen(self) -> None:
+        """Every read goes to the receiver."""
+        self._pass_on = None
 
 
 def hold(transport: asyncio.Transport, paused: bool) -> None:
@@ -199,7 +169,8 @@ class Pool:
 
     def give(self, connection: Upstream, now_ns: int) -> None:
         """Back from a complete exchange."""
-        connection.receiver = connection.tap = None
+        connection.receiver = None
+        connection.lengthen()
         if connection.transport.is_closing():
             return
         connection.idle_since_ns = now_ns

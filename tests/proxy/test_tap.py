@@ -8,6 +8,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engines.dialects import observer
 from proxy.config import parse_target
 from proxy.exchange import Exchange
 from proxy.framing import (
@@ -17,7 +18,7 @@ from proxy.framing import (
     Chunked,
     FramingError,
 )
-from proxy.upstream import Pool, Tap, Upstream
+from proxy.upstream import MAX_LOG, Pool, Upstream
 from tests.proxy.test_exchange import head
 from tests.proxy.test_relay import ASKED, DONE, LAST, SSE_HEAD, STREAM, USAGE, body_of, chunk, token
 
@@ -62,7 +63,7 @@ events = st.lists(
 
 
 class Reading:
-    """A receiver as a relay is one: it takes what a Tap lets by, and keeps the Tap up to date."""
+    """A receiver as a relay is one: whole chunks go by it, and it looks at them later."""
 
     def __init__(self, text: bool, api: bytes = b"/v1/chat/completions") -> None:
         self.exchange = Exchange(head(api), 5, 5)
@@ -71,30 +72,31 @@ class Reading:
         self.upstream = Upstream(Pool(parse_target("http://h:1"), connect=never, now_ns=self.time, idle_ns=1, tls=None))
         self.upstream.receiver = self  # type: ignore[assignment]
         self.passed: list[bytes] = []
-        self.tap = Tap(self.passed.append, b"[DONE]")
+        self.log: list[Any] = []
         self.walker = Chunked()
         self.long = 0
-        self._learn()
+        self._shorten()
 
     def time(self) -> int:
         return self.now
 
-    def _learn(self) -> None:
-        self.tap.learn(self.exchange.plain, self.exchange.wants_plain)
-        self.upstream.tap = self.tap if self.walker.at_border else None
+    def _shorten(self) -> None:
+        if self.walker.at_border:
+            self.upstream.shorten(self.passed.append, None, self.log)
+        else:
+            self.upstream.lengthen()
 
     def received(self, data: bytes, now: int) -> None:
         self.long += 1
         self.settle_reads()
         self.passed.append(data)
         self.exchange.read(now, len(data), self.walker.feed(data))
-        self._learn()
+        self._shorten()
 
     def settle_reads(self) -> None:
-        log, self.tap.log = self.tap.log, []
-        if log:
-            self.exchange.noted(log)
-            self._learn()
+        if self.log:
+            self.exchange.noted(self.log)
+            self.log.clear()
 
 
 async def never(*_: Any, **__: Any) -> Any:
@@ -127,16 +129,48 @@ def test_reads_noted_and_looked_at_later_make_the_same_record(
     assert (one.settled().malformed, one.tokens) == (two.exchange.settled().malformed, two.exchange.tokens)  # type: ignore[union-attr]
 
 
-@given(st.lists(st.text(st.characters(codec="ascii", min_codepoint=32), min_size=1, max_size=8), min_size=2))
-def test_plain_tokens_are_noted_by_their_size_alone(texts: list[str]) -> None:
+@given(st.lists(st.text(min_size=1, max_size=8), min_size=2))
+def test_whole_chunks_are_looked_at_together(texts: list[str]) -> None:
     two = Reading(False)
     for text in texts:
         two.upstream.data_received(chunk(token(text)))
-    kept = two.tap.log[1::2]
-    assert two.long <= 1
-    assert all(type(read) is int for read in kept)
+    assert two.long == 0
+    assert len(two.log) < MAX_LOG
     two.settle_reads()
     assert two.exchange.tokens == len(texts)
+
+
+def messages_token(text: str) -> bytes:
+    row = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+    return b"event: content_block_delta\ndata: " + orjson.dumps(row) + b"\n\n"
+
+
+PREFIX, _, SUFFIX = token("~").partition(b"~")
+ODD = (
+    *(PREFIX + SUFFIX, PREFIX[:-1] + SUFFIX, SUFFIX, b"\n\n", PREFIX + b"a\n\n", PREFIX + b"a\r" + SUFFIX, LAST),
+    *(PREFIX + b"a" + SUFFIX + PREFIX + b"b" + SUFFIX, PREFIX + b"a" + SUFFIX + b"\n\n", PREFIX + b"\n" + SUFFIX),
+    *(b"data: [DONE]\n\n", b"event: ping\ndata: {}\n\n", messages_token("a"), messages_token("")),
+)
+
+
+@given(
+    st.sampled_from(["chat", "messages"]),
+    st.lists(
+        st.text(max_size=3).map(token) | st.text(max_size=3).map(messages_token) | st.sampled_from(ODD), max_size=8
+    ),
+    st.integers(0, 8),
+)
+def test_reads_fed_together_count_as_they_do_one_by_one(api: str, reads: list[bytes], at: int) -> None:
+    one, two = observer(api, True), observer(api, True)
+    usual = token if api == "chat" else messages_token
+    bodies = [usual("x"), usual("y"), *reads[:at], usual("z"), *reads[at:]]
+    cut = 1 + at % 3
+    counts = [one.feed(body) for body in bodies]
+    assert two.feed_each(bodies[:cut]) + two.feed_each(bodies[cut:]) == counts
+    for seen in (one, two):
+        seen.finish()
+    assert (one.tokens, one.malformed, one.ended) == (two.tokens, two.malformed, two.ended)
+    assert (one.finish_reason, one.response_id) == (two.finish_reason, two.response_id)
 
 
 @settings(max_examples=60, deadline=None)
