@@ -69,7 +69,8 @@ def draw(means: Sequence[Row], varying: Sequence[str], folder: Path) -> list[Pat
     for axis in ("output_length", "param.output"):
         if table.spreads(axis):
             fill = partial(_output, table, axis)
-            save("energy-output-length", "Energy of a request against its output", (1, 1), fill, more=wide + 2.0)
+            name = "energy-" + axis.replace("_", "-").replace(".", "-")
+            save(name, "Energy of a request against its output", (1, 1), fill, more=wide + 2.0)
     for cap, title in (("power_cap_w", "GPU power cap (W)"), ("sm_clock_mhz", "SM clock (MHz)")):
         if table.spreads(cap):
             save(cap.replace("_", "-"), title, (1, 2), partial(_cap, table, cap), more=wide + 1.0)
@@ -80,7 +81,7 @@ def draw(means: Sequence[Row], varying: Sequence[str], folder: Path) -> list[Pat
         title = "Energy against time; the line joins what nothing beats in both"
         save("pareto", title, shape, partial(_pareto, table, jobs), 3.0)
     height = max(1.6, 0.17 * max(map(len, jobs.values())) + 0.9)
-    save("components", "Where a workflow's energy goes", shape, partial(_components, table, jobs), height)
+    save("components", "Where a workflow's energy goes", shape, partial(_components, table, jobs, columns), height, 0.8)
     return written
 
 
@@ -230,7 +231,7 @@ def _longest(words: Collection[str]) -> int:
     return max(map(len, words), default=0)
 
 
-def _components(table: Means, jobs: dict[str, list[Row]], panels: list[Axes]) -> None:
+def _components(table: Means, jobs: dict[str, list[Row]], columns: int, panels: list[Axes]) -> None:
     """GPU, CPU and DRAM shares of a workflow's joules (HBM is part of the GPU's), each job on its own scale."""
     for axes, (name, rows) in zip(panels, jobs.items()):
         left = [0.0] * len(rows)
@@ -243,7 +244,8 @@ def _components(table: Means, jobs: dict[str, list[Row]], panels: list[Axes]) ->
         axes.set_title(name, fontsize=8)
         axes.set_xlabel("active energy (J per workflow)")
     _blank(panels[len(jobs) :])
-    panels[0].legend(loc="lower right")
+    handles, names = panels[0].get_legend_handles_labels()
+    panels[columns - 1].legend(handles, names, loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
 
 
 def _per_workflow(table: Means, row: Row, figure: str) -> float:

@@ -22,7 +22,7 @@ FIGURES = (
     "makespan_s_p95", "ttft_s_p50", "ttft_s_p95", "e2e_s_p50", "e2e_s_p95", "tpot_s_mean", "queue_s_mean",
     "tokens_per_s_in_flight", "tokens_per_s_generating", "active_j", "active_lo_j", "active_hi_j", "full_j",
     "gpu_j", "hbm_j", "cpu_j", "dram_j", "j_per_output_token", "j_per_request", "j_per_workflow", "edp_js_mean",
-    "cached_share", "measured_j", "idle_j", "tail_j", "foreign_j", "unmeasured_j",
+    "cached_share", "gpu_measured_j", "gpu_idle_j", "gpu_tail_j", "gpu_foreign_j", "gpu_unmeasured_j",
     "kv_usage_mean", "kv_usage_max", "preemptions", "batch_mean", "batch_max", "tasks_peak", "latency_cap",
     "truth_error_median",
 )  # fmt: skip
@@ -152,7 +152,7 @@ def _whole(summary: dict[str, Any]) -> dict[str, Any]:
     """Books of the GPU (the counter's own joules) for the whole run, idle before and after included."""
     gpu = (summary.get("components") or {}).get("gpu") or {}
     out: dict[str, Any] = {
-        f"{name}_j": None if gpu.get(f"{name}_uj") is None else gpu[f"{name}_uj"] / 1e6
+        f"gpu_{name}_j": None if gpu.get(f"{name}_uj") is None else gpu[f"{name}_uj"] / 1e6
         for name in ("measured", "idle", "tail", "foreign", "unmeasured")
     }
     out["truth_error_median"] = (summary.get("truth_error") or {}).get("median")

@@ -53,7 +53,7 @@ def test_truth_is_what_an_attribution_estimates(true_rows: dict[str, dict[str, A
         assert row["gpu_j"] == pytest.approx(true["gpu_j"], rel=0.1)
         same = ("requests", "workflows", "makespan_s_mean", "batch_mean", "input_tokens_mean")
         assert {n: row[n] for n in same} == {n: true[n] for n in same}
-        assert true["measured_j"] == pytest.approx(true["gpu_j"] + true["idle_j"], rel=1e-6)
+        assert true["gpu_measured_j"] == pytest.approx(true["gpu_j"] + true["gpu_idle_j"], rel=1e-6)
 
 
 def test_a_parrot_says_how_full_its_engine_was(true_rows: dict[str, dict[str, Any]]) -> None:
