@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 
 _COUNTS = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "tensor_parallel_size")
 KINDS = ("embedded", "vllm", "xllamacpp", "attach")
+_EMBEDDED = (
+    "profile", "block_size", "kv_blocks", "replicas", "power_cap", "num_speculative_tokens", "draft_acceptance", "seed",
+    "truth", "status", "no_enable_request_id_headers", "no_enable_per_request_metrics",
+    "no_enable_prompt_tokens_details", "enable_force_include_usage", "api_key", "drain",
+)  # fmt: skip
+_WHOSE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_EMBEDDED, ("embedded",)),
+    **dict.fromkeys(("python", "gpu_memory_utilization", "steps"), ("vllm",)),
+    **dict.fromkeys(("model", "log"), ("vllm", "xllamacpp")),
+    **dict.fromkeys(
+        ("max_num_batched_tokens", "tensor_parallel_size", "no_enable_prefix_caching"), ("embedded", "vllm")
+    ),
+    **dict.fromkeys(("max_num_seqs", "max_model_len", "served_model_name"), ("embedded", "vllm", "xllamacpp")),
+}
+"""flags that not every kind has: an engine that ignored one would not be the engine that was asked for"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +79,7 @@ def _take_flags(parser: argparse.ArgumentParser) -> None:
         at = words.index("--") if "--" in words else len(words)
         parsed = parse(words[:at], namespace)
         parsed.flags = words[at + 1 :]
+        parsed.given = [name for name in _WHOSE if getattr(parsed, name) != parser.get_default(name)]
         return parsed
 
     parser.parse_args = parse_args  # type: ignore[method-assign,assignment]
@@ -101,6 +117,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.flags[0]}: only vllm takes flags of its own after --; see joulegraph engine --help")
     if args.url and args.kind != "attach":
         raise UserError(f"{args.url}: only attach takes a URL; see joulegraph engine --help")
+    for name in args.given:
+        if args.kind not in _WHOSE[name]:
+            own = "; vLLM's own flags come after --" if args.kind == "vllm" else ""
+            raise UserError(f"--{name.replace('_', '-')}: has no effect on {args.kind}{own}; leave it out")
+        if name in _COUNTS and getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; give at least 1")
     guarded = args.api_key if args.kind == "embedded" else any(flag.startswith("--api-key") for flag in args.flags)
     if args.host not in ("127.0.0.1", "::1", "localhost") and args.kind != "attach" and not guarded:
         how = {"embedded": "give --api-key KEY", "vllm": "give vLLM its own: -- --api-key KEY"}.get(args.kind)
@@ -218,7 +240,7 @@ def config_of(args: argparse.Namespace) -> EngineConfig:
     from engines.embedded.server import EngineOptions
     from engines.embedded.types import Limits
 
-    for name in (*_COUNTS, "block_size", "kv_blocks", "replicas"):
+    for name in ("block_size", "kv_blocks", "replicas"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give at least 1")

@@ -177,3 +177,20 @@ def test_a_proxy_flag_that_would_do_nothing(
 
 def test_finish_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "not a run directory" in said(capsys, ["finish", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["vllm", "--model", "m", "--power-cap", "300"], "--power-cap: has no effect on vllm"),
+        (["vllm", "--model", "m", "--api-key", "k"], "vLLM's own flags come after --"),
+        (["xllamacpp", "--no-enable-prefix-caching"], "--no-enable-prefix-caching: has no effect on xllamacpp"),
+        (["xllamacpp", "--max-num-seqs", "-3"], "--max-num-seqs is -3; give at least 1"),
+        (["embedded", "--steps", "f"], "--steps: has no effect on embedded"),
+        (["--model", "m"], "--model: has no effect on embedded"),
+        (["attach", "http://127.0.0.1:1", "--max-num-seqs", "4"], "--max-num-seqs: has no effect on attach"),
+        (["--max-model-len", "0"], "--max-model-len is 0; give at least 1"),
+    ],
+)
+def test_a_flag_of_another_engine(capsys: pytest.CaptureFixture[str], argv: list[str], word: str) -> None:
+    assert word in said(capsys, ["engine", *argv])
