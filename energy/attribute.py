@@ -16,7 +16,7 @@ from energy.agreement import agreement
 from energy.align import Lag
 from energy.amortise import Uses, amortised, prompts_of, uses
 from energy.carbon import Grid
-from energy.covered import apart, partly
+from energy.covered import apart, elsewhere, partly
 from energy.curve import Curve, choose, curves_of
 from energy.device import HOST, Asked, Device, attributed, estimated, resplit
 from energy.fit import Profile
@@ -124,11 +124,13 @@ def attribute(
     notes = list(data.notes) + outside(scopes, data.requests)
     if untold(data.steps, scopes):
         data, notes = replace(data, steps=None), [*notes, NO_STREAM]
+    if said := elsewhere(data.steps, data.requests):
+        data, notes = replace(data, steps=None), [*notes, *said]
     level = choose_level(data, level)
     every, missing = curves_of(data.series)
     curves = choose(every)
-    node, said = node_total(curves)
-    notes += missing + said
+    node, about = node_total(curves)
+    notes += missing + about
     curves = [c for c in curves if c.domain in COMPONENTS]
     works = _works(data, level, scopes, curves, profile, notes)
     own = engines(works, scopes) or [windows(data.requests, level)]

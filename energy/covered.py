@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from energy.curve import Curve
-from energy.tables import RequestTable, known
+from energy.tables import RequestTable, StepTable, known
 
 
 def apart(curves: list[Curve], requests: RequestTable) -> list[str]:
@@ -40,3 +40,17 @@ def partly(curves: list[Curve], requests: RequestTable) -> list[str]:
                 " stop it after"
             )
     return notes
+
+
+def elsewhere(steps: StepTable | None, requests: RequestTable) -> list[str]:
+    """A note where no engine step lies among the requests: most likely stamped by another clock."""
+    served = known(requests.sent_ns) & known(requests.end_ns)
+    if steps is None or not len(steps) or not np.any(served):
+        return []
+    begin, end = int(requests.sent_ns[served].min()), int(requests.end_ns[served].max())
+    if np.any((steps.t_ns >= begin) & (steps.t_ns <= end)):
+        return []
+    return [
+        f"the iteration stream runs from {steps.t_ns.min()} to {steps.t_ns.max()} ns, requests from {begin} to {end}:"
+        " it is left out; are both on one monotonic clock?"
+    ]

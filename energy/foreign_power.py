@@ -40,6 +40,8 @@ _POWER = {
 
 
 MOST_GPUS = 1024
+NONE_SAID = ("", "nan", "n/a", "none", "null", "not supported", "unknown error")
+"""cells with which pollers say that a sensor gave nothing"""
 
 
 @cache
@@ -56,7 +58,7 @@ def find(folder: Path, name: str) -> Path | None:
 
 
 def opened(path: Path) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
 
 
 def _whole(text: str) -> int:
@@ -65,6 +67,12 @@ def _whole(text: str) -> int:
         return int(text)
     except ValueError:
         return int(Decimal(text))
+
+
+def _value(text: str | None, factor: int) -> int | None:
+    """A reading in whole units; None where the tool wrote that it had none."""
+    said = (text or "").strip().strip("[]").lower()
+    return None if said in NONE_SAID else round(Decimal(said) * factor)
 
 
 def _gpu(row: dict[str, str]) -> int:
@@ -93,7 +101,8 @@ def write_power(run: RunDir, source: Path) -> dict[str, int]:
 def _samples(writer: Any, path: Path) -> int:
     count = 0
     with opened(path) as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, skipinitialspace=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         there = set(reader.fieldnames or ())
         columns = [c for c in _POWER if c in there]
         if "t0_ns" not in there or not there & {"energy_mj", "instant_mw", "average_mw"}:
@@ -112,8 +121,8 @@ def _samples(writer: Any, path: Path) -> int:
                 seen.add(gpu)
                 for name in columns:
                     info, factor = of_gpu(_POWER[name][0], gpu), _POWER[name][1]
-                    value = round(Decimal(row[name]) * factor) if row[name] else None
-                    writer.write(PowerSample(info.source, t0, t1, value, None if value is not None else "empty"))
+                    value = _value(row[name], factor)
+                    writer.write(PowerSample(info.source, t0, t1, value, None if value is not None else "no value"))
             except (ValueError, TypeError, InvalidOperation) as error:
                 raise UserError(f"{path}: line {number}: not a number in {row}; fix or remove the line") from error
             count += 1

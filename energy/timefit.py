@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 from energy.tables import Floats
 from energy.work import FEATURES, WorkCurve
 
+Tie = tuple[int, float, float]
 PREFILL = FEATURES.index("prefill")
 STEPS_PER_CELL = 20
 FEWEST_STEPS = 200
@@ -21,6 +22,13 @@ TIES = ((FEATURES.index("decode"), 1.0, 2.0), (FEATURES.index("prefill_context")
 """(feature, its cost as a multiple of a prompt token's, sd): where a run cannot tell it from the steps it came in (one
 request at a time: as many tokens as steps), a decoded token takes the matrix work of a prompt token and attention its
 share of it: 4 x layers x width FLOPs against 2 x parameters, 2e-5 to 6e-5 of models from 1 to 70 billion"""
+LOOSE_TIES = ((FEATURES.index("decode"), 1.0, 20.0), TIES[1], (FEATURES.index("context"), 2.5e-3, 1e-2))
+"""for cells, whose misfit says how much a tie weighs: experts make a decoded token cost tens of prompt tokens; a token
+of context is 4 x layers x KV width bytes against 2 x parameters FLOPs, 5e-4 to 1e-2 of a prompt token on cards from T4
+to B200, and grows with the tokens decoded: nothing else tells the two apart"""
+RIDGE, LEAST_RIDGE, MOST_RIDGE = 0.02, 0.003, 0.15
+WORTH = 0.85
+"""ties are dropped where the squared misfit falls below this share of what it is with them"""
 ODD, STALL_S = 3.0, 0.1
 """a step that lasts this many times what its work takes, and this much more, was stalled: no cost of work"""
 
@@ -44,8 +52,9 @@ def _robust(x: Floats, y: Floats) -> Floats:
     return _solve(x[keep] * weight[:, None], y[keep] * weight, ridge=0.001)
 
 
-def _solve(x: Floats, y: Floats, ridge: float) -> Floats:
-    """Twice: what a prompt token takes, then all with what is tied to it."""
+def _solve(x: Floats, y: Floats, ridge: float, ties: tuple[Tie, ...] = TIES) -> Floats:
+    """Twice: what a prompt token takes, then all with what is tied to it. ridge: how far, as a share of the mean, a row
+    may miss before the ties give way."""
     scale = np.maximum(x.mean(0), 1e-30)
     small = ridge * np.sqrt(len(y)) * float(y.mean())
     rows, aims = [x / scale, small * np.eye(x.shape[1]) / x.shape[1]], [y, np.zeros(x.shape[1])]
@@ -53,7 +62,7 @@ def _solve(x: Floats, y: Floats, ridge: float) -> Floats:
     token = float(out[PREFILL])
     if token <= 0:
         return out
-    for feature, ratio, sd in TIES:
+    for feature, ratio, sd in ties:
         row = np.zeros(x.shape[1])
         row[feature] = small / (sd * token) / scale[feature]
         rows.append(row[None, :])
@@ -83,4 +92,14 @@ def from_cells(curve: WorkCurve, cell_s: float | None = None) -> Floats:
     x, y = x[keep], y[keep]
     if not len(y):
         return np.zeros(len(FEATURES))
-    return _solve(x, y, ridge=0.02)
+    return _weighed(x, y)
+
+
+def _weighed(x: Floats, y: Floats) -> Floats:
+    """Ties as strong as this run's cells are poor (stamps and sensors blur them), or as good as none where they alone
+    stand in the way of a much better fit."""
+    tied, free = (_solve(x, y, RIDGE, ties) for ties in (TIES, LOOSE_TIES))
+    miss, less = (float(np.sqrt(np.mean((y - x @ found) ** 2)) / y.mean()) for found in (tied, free))
+    if less**2 < WORTH * miss**2:
+        return free
+    return _solve(x, y, float(np.clip(miss, LEAST_RIDGE, MOST_RIDGE)), LOOSE_TIES)

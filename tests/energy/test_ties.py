@@ -55,3 +55,24 @@ def test_steps_stamped_too_close_together_do_not_outweigh_the_rest() -> None:
     found = fit_time(WorkCurve(t, np.zeros((2, 5)), none, none, np.zeros((2, 2)), told))
     assert found[1] == pytest.approx(2e-4, rel=0.15)
     assert found[0] == pytest.approx(0.005, rel=0.2)
+
+
+def cells(rng: np.random.Generator, decode_s: float, noise: float) -> WorkCurve:
+    """A saturated run: as many contexts per decoded token everywhere, batches of 4 to 40."""
+    batch = np.repeat(rng.uniform(4, 40, 60), 25)
+    prompts, context = rng.poisson(20, 1500), batch * rng.normal(900, 90, 1500)
+    per_step = np.stack([np.ones(1500), prompts, np.zeros(1500), batch, context], 1)
+    took = per_step @ np.array([8e-3, 8e-6, 0.0, decode_s, 3e-8])
+    t = np.concatenate([[0.0], np.cumsum(took)])
+    seen = per_step * rng.normal(1, noise, per_step.shape)
+    done = np.concatenate([np.zeros((1, 5)), np.cumsum(seen, 0)])
+    return WorkCurve(t, done, t.copy(), np.zeros(len(t)), np.zeros((len(t), 2)))
+
+
+@pytest.mark.parametrize("decode_s", [2.5e-4, 1e-5])
+def test_cells_tell_a_dear_token_from_its_context(decode_s: float) -> None:
+    """Experts: a decoded token costs thirty prompt tokens; else about one. Its context must not stand for it."""
+    found = from_cells(cells(np.random.default_rng(4), decode_s, 0.01))
+    decode, context = found[FEATURES.index("decode")], found[FEATURES.index("context")]
+    assert decode + 900 * context == pytest.approx(decode_s + 900 * 3e-8, rel=0.25)
+    assert 900 * context < 0.5 * decode_s + 2 * 900 * 3e-8
