@@ -58,11 +58,24 @@ def write_replayed(run: RunDir, job: LoadJob) -> None:
         pass
 
 
+def disclosed(job: LoadJob, done: dict[str, Any]) -> dict[str, Any]:
+    """What became of the trace, for run.json, with the mode in which it was played where that is not the open loop."""
+    users = job.options.closed_loop_users
+    if users is None:
+        return done
+    think_s = job.options.closed_loop_think_ns / 1e9
+    mode = (
+        f"Closed loop: {users} users, each taking the next workflow {think_s:g} s after the last one ended; arrivals "
+        "of the trace were not kept, and latencies say nothing of users who would have come anyway."
+    )
+    return {**done, "transforms": [*done["transforms"], mode]}
+
+
 async def play_here(run: RunDir, job: LoadJob, t0_ns: int, seams: Seams) -> dict[str, Any]:
     """Play a job to its end in this process; the generator's totals and what became of the trace, for run.json."""
     (only,) = shard_jobs(run, replace(job, shards=1))
     done = await play(only, t0_ns, seams)
-    return {"load": summary(ReplayTotals(**done.pop("totals"))), **done, "t0_ns": t0_ns}
+    return {"load": summary(ReplayTotals(**done.pop("totals"))), **disclosed(job, done), "t0_ns": t0_ns}
 
 
 def summary(totals: ReplayTotals) -> dict[str, Any]:

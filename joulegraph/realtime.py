@@ -21,7 +21,7 @@ from energy.procs import listener
 from engines.embedded.server import EngineOptions
 from joulegraph.engines import config_in, model_of
 from joulegraph.host import anchor, describe, versions
-from joulegraph.load import LoadJob, summary
+from joulegraph.load import LoadJob, disclosed, summary
 from joulegraph.parts import Parts, own_path, pause, tell_roles
 from loadgen.target import Target, split_url
 from loadgen.totals import ReplayTotals
@@ -152,7 +152,7 @@ def _play(run: RunDir, plan: RealRun, parts: Parts, asked: Interrupts) -> dict[s
     pause(plan.tail_s, lambda: None)
     parts.bring_home()
     clocks = {"clocks": parts.clocks} if parts.clocks else {}
-    return {"load": summary(totals), **trace, "t0_ns": t0_ns, **clocks}
+    return {"load": summary(totals), **disclosed(plan.job, trace), "t0_ns": t0_ns, **clocks}
 
 
 def _sources(run: RunDir, plan: RealRun) -> tuple[str, ...]:

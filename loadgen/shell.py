@@ -287,7 +287,7 @@ class Shell:
         again_ns = None if self.stopped else repeated_ns(exchange, self._options)
         if again_ns is None:
             return False
-        self.tally.retried()
+        self.tally.retried(sent=exchange.sent_ns is not None)
         self._agenda.at(again_ns, self._again, exchange.run, exchange.node, exchange.due_ns, exchange.attempt + 1)
         return True
 

@@ -15,7 +15,8 @@ from traces.status import HISTOGRAM_BUCKETS, StatusPage, histogram_names
 
 COUNTERS = (
     "t_start_ns", "finished", "workflows_total", "workflows_started", "workflows_done", "workflows_failed",
-    "requests_sent", "requests_done", "requests_failed", "requests_rejected", "tokens_in", "tokens_out",
+    "requests_sent", "requests_done", "requests_failed", "requests_rejected", "requests_over", "tokens_in",
+    "tokens_out",
 )  # fmt: skip
 HISTOGRAMS = ("ttft", "e2e", "lateness", "makespan")
 
@@ -37,7 +38,7 @@ class Tally:
         self.totals = ReplayTotals(t_start_ns=now_ns)
         self._page = page
         self._published_ns = now_ns
-        self._started = self._answered = 0
+        self._started = self._over = 0
         self._seen: dict[str, list[int]] = {name: [] for name in (*HISTOGRAMS, "wake")}
         """durations not yet in their histogram"""
         self._counts = {name: np.zeros(HISTOGRAM_BUCKETS, dtype=np.int64) for name in self._seen}
@@ -68,9 +69,10 @@ class Tally:
         """Requests whose bytes the kernel did not take at once."""
         self.totals.queued_sends += sends
 
-    def retried(self) -> None:
-        """A failed request will be sent once more; its failure leaves no row."""
+    def retried(self, *, sent: bool) -> None:
+        """A failed request will be sent once more; its failure leaves no row. sent: it had left."""
         self.totals.retries += 1
+        self._over += sent
 
     def sent(self, late_ns: int) -> None:
         """One request left (the first time or again)."""
@@ -85,6 +87,7 @@ class Tally:
             totals.tools += 1
             return
         totals.outcomes[outcome] = totals.outcomes.get(outcome, 0) + 1
+        self._over += row.get("t_sent_ns") is not None
         if outcome != "skipped":
             totals.requests += 1
         events = 0
@@ -134,6 +137,7 @@ class Tally:
         page.set("requests_done", totals.outcomes.get("ok", 0))
         page.set("requests_failed", totals.errors)
         page.set("requests_rejected", totals.rejected)
+        page.set("requests_over", self._over)
         page.set("tokens_in", totals.prompt_tokens)
         page.set("tokens_out", totals.output_tokens)
         for name in HISTOGRAMS:

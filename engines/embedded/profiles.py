@@ -7,7 +7,7 @@ May not know: the scheduler, requests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +180,3 @@ def _build(cls: Any, row: dict[str, Any], where: str) -> Any:
         return cls(**row)
     except TypeError as error:
         raise UserError(f"{where}: {error}; see docs/embedded-engine.md") from None
-
-
-def without_sensor_errors(profile: Profile) -> Profile:
-    """The same profile seen through perfect sensors (checks of closure)."""
-    return replace(profile, sensing=Sensing(period_ns=1_000_000, lag_ns=0, resolution_uj=1, jitter_ns=0, power_noise=0))

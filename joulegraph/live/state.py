@@ -35,6 +35,8 @@ class Load:
     requests_done: int
     requests_failed: int
     requests_rejected: int
+    requests_over: int
+    """of those sent: whatever became of them, cancelled and given up too"""
     tokens_out: int
     elapsed_ns: int | None
     finished: bool
@@ -53,7 +55,7 @@ class Load:
     @property
     def requests_in_flight(self) -> int:
         """Sent and not yet over."""
-        return max(0, self.requests_sent - self.requests_done - self.requests_failed - self.requests_rejected)
+        return max(0, self.requests_sent - self.requests_over)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ process: never from a data worker) and handles Ctrl-C itself.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from threading import Event
 from types import TracebackType
 from typing import TextIO
 
@@ -19,11 +18,9 @@ from rich.live import Live
 from joulegraph.live.keys import silent_terminal
 from joulegraph.live.render import plain, render
 from joulegraph.live.watch import Watch
-from traces.seams import NowNs
 
 REFRESH_NS = 500_000_000
 PLAIN_NS = 5_000_000_000
-Joules = Callable[[], Mapping[str, float | None] | None]
 
 
 class LiveView:
@@ -69,11 +66,3 @@ class LiveView:
             self.console.print(plain(state), soft_wrap=True, markup=False, highlight=False)
         self._due_ns = now_ns + (REFRESH_NS if self._live else PLAIN_NS)
         return True
-
-
-def show_until(view: LiveView, stop: Event, *, now_ns: NowNs, joules: Joules = lambda: None) -> None:
-    """Refresh until `stop` is set, then once more; blocks the calling thread."""
-    with view:
-        while not stop.wait(REFRESH_NS / 1e9):
-            view.update(now_ns(), joules())
-        view.update(now_ns(), joules(), last=True)

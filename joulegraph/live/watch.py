@@ -130,6 +130,7 @@ class Watch:
                 "requests_done",
                 "requests_failed",
                 "requests_rejected",
+                "requests_over",
             )
         }
         return Load(

@@ -9,7 +9,7 @@ import pytest
 
 from engines.embedded import drive
 from engines.embedded.core import EngineCore
-from engines.embedded.profiles import COMPONENTS, load_profile, without_sensor_errors
+from engines.embedded.profiles import COMPONENTS, Sensing, load_profile
 from engines.embedded.sensors import MODES, Mode, SimulatedSensors
 from engines.embedded.types import EngineRequest, Limits
 
@@ -90,7 +90,8 @@ def test_the_page_names_every_slot_it_fills() -> None:
 
 
 def test_perfect_sensors_show_the_truth_of_a_run() -> None:
-    profile = without_sensor_errors(PROFILE)
+    perfect = Sensing(period_ns=1_000_000, lag_ns=0, resolution_uj=1, jitter_ns=0, power_noise=0)
+    profile = replace(PROFILE, sensing=perfect)
     sensors = SimulatedSensors(profile, 1)
     core = EngineCore(profile, Limits())
     load = [(i * S // 5, EngineRequest(f"r{i}", np.arange(500) + i, 60, ignore_eos=True)) for i in range(10)]

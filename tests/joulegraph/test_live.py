@@ -35,6 +35,7 @@ LOADGEN = [
     "requests_done",
     "requests_failed",
     "requests_rejected",
+    "requests_over",
     "tokens_in",
     "tokens_out",
     *(name for h in ("ttft", "e2e", "lateness", "makespan") for name in histogram_names(h)),
@@ -124,7 +125,7 @@ def test_names_of_devices() -> None:
 
 def full_state() -> LiveState:
     q = Quantiles(40_000_000, 180_000_000, 250_000_000)
-    load = Load(115, 60, 40, 1, 130, 110, 2, 3, 12_345, 31 * S, False, q, q, q, q, 431.4)
+    load = Load(115, 60, 40, 1, 130, 110, 2, 3, 115, 12_345, 31 * S, False, q, q, q, q, 431.4)
     device = Device("gpu0", "sim.gpu0.energy", 312.4, 9_512.0, (100.0, 200.0, 312.4), simulated=True)
     proxy = Proxy(130, 12, 3, 110, 2, 0, 12_345, 0, 0)
     engine = Engine(running=9, waiting=3, kv_usage=0.012, lag_ns=40_000_000)

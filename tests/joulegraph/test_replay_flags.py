@@ -136,6 +136,8 @@ def test_fixed_and_closed_loop_are_modes_of_their_own(trace: Path, tmp_path: Pat
         depth += step
         peak = max(peak, depth)
     assert peak == 3
+    info = orjson.loads((tmp_path / "closed" / "run.json").read_bytes())
+    assert info["transforms"][-1].startswith("Closed loop: 3 users, each taking the next workflow 0.25 s after")
     info = orjson.loads((tmp_path / "fixed" / "run.json").read_bytes())
     assert any("mode fixed" in sentence for sentence in info["transforms"])
 

@@ -379,6 +379,22 @@ def test_retries_are_off_by_default_and_on_request_stay_due_when_they_were(kit: 
     assert (record.outcome, record.attempts, len(server.asked)) == ("rejected", 1, 1)
 
 
+def test_nothing_is_in_flight_after_cancellations_and_repetitions(kit: Any) -> None:
+    page, seen = StatusPage(slot_names()), set()
+
+    def script(asked: Any) -> Any:
+        first = asked.headers["x-workflow-id"] not in seen
+        seen.add(asked.headers["x-workflow-id"])
+        return kit.plain(503, {}) if first else kit.stream(asked, first_ns=10 * MS, gap_ns=5 * MS)
+
+    work = [Workflow(f"w{i}", (node("a"),)) for i in range(20)]
+    wanted = ReplayOptions(retries=1, cancel_share=0.5, cancel_after_ns=MS, retry_wait_ns=MS)
+    _, totals, server = virtual(work, script, kit, status=page, options=wanted)
+    told = StatusReader(page).all()
+    assert totals.retries and totals.outcomes["cancelled"], "both came about"
+    assert told["requests_sent"] == told["requests_over"] == len(server.asked)
+
+
 def test_a_stop_ends_what_waits_for_its_repetition(kit: Any) -> None:
     (record,), totals, _ = virtual(
         [Workflow("w", (node("a"),))], lambda a: kit.plain(503, {}), kit, stop_after_ns=50 * MS,

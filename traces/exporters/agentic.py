@@ -22,7 +22,8 @@ def write(out: Path, manifest: Manifest, flow: Iterable[Workflow], notes: Notes)
     """One row per LLM call, workflows in the order given."""
     notes.say("kinds, provenance and anchors of edges, times of replies, models and content are lost")
     if manifest.block_size != 512:
-        notes.say(f"the format states no block size: replay with --trace-block-size {manifest.block_size}")
+        size = manifest.block_size
+        notes.say(f"the format states no block size: other readers have to be told {size} (--trace-block-size {size})")
     ids = Ids(manifest)
     write_lines(out, (row for workflow in flow for row in _rows(workflow, ids, notes)))
 
