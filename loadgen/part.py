@@ -27,7 +27,7 @@ from loadgen.target import Target
 from traces.errors import UserError
 from traces.faults import Faults
 from traces.journal import JournalWriter
-from traces.rows import manifest_row
+from traces.manifest import manifest_row
 from traces.seams import Connect, NowNs, SleepUntil
 from traces.status import StatusPage
 from traces.trace import TraceFile, read_trace, workflow_rows

@@ -9,8 +9,7 @@ May not know: files, command lines, what energy is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from engines import dialects
 from engines.pool import Pool
@@ -25,6 +24,7 @@ from loadgen.outbox import Outbox
 from loadgen.run import Run, goes_on
 from loadgen.tally import Tally
 from loadgen.target import Target
+from loadgen.tasks import Tasks
 from loadgen.walk import Ready
 from loadgen.watch import watch_lag, watch_timeouts
 from traces.records import Outcome
@@ -58,35 +58,32 @@ class Shell:
         self._live = options.outputs == "live"
         self._bodies = Bodies(target, options.manifest, options.salt, options.outputs)
         self._heads = Heads(target)
-        self._agenda = Agenda(now_ns, sleep_until, self._spawn, self._woke)
-        self._outbox = Outbox(pool, now_ns, tally, spawn=self._spawn, flush=self._flush, sent=self._sent)
+        self._tasks = Tasks()
+        self._agenda = Agenda(now_ns, sleep_until, self._tasks.spawn, self._woke)
+        self._outbox = Outbox(pool, now_ns, tally, spawn=self._tasks.spawn, flush=self._flush, sent=self._sent)
         self._runs: dict[Run, None] = {}
         self._in_flight: dict[Exchange, None] = {}
         """in order of sending"""
-        self._tasks: set[asyncio.Task[None]] = set()
         self._source: Iterator[Workflow] = iter(())
         self._exhausted = False
         self._t0_ns = 0
-        self._loop = asyncio.get_running_loop()
-        self._over = self._loop.create_future()
 
     async def run(self, source: Iterator[Workflow], t0_ns: int, stop: asyncio.Event) -> None:
         """Play all of it; returns when every workflow has ended."""
         self._source, self._t0_ns = source, t0_ns
-        self._spawn(self._watch_stop(stop))
-        self._spawn(watch_timeouts(self._in_flight, self._options.timeout_ns, self._now_ns, self._sleep_until))
-        self._spawn(watch_lag(self.tally, self._now_ns, self._sleep_until))
+        self._tasks.spawn(self._watch_stop(stop))
+        self._tasks.spawn(watch_timeouts(self._in_flight, self._options.timeout_ns, self._now_ns, self._sleep_until))
+        self._tasks.spawn(watch_lag(self.tally, self._now_ns, self._sleep_until))
         if self._open_loop:
             self._pull()
         for k in range(self._options.closed_loop_users or 0):
             self._next_for_user(t0_ns + k * self._options.closed_loop_ramp_ns)
         self._pump()
-        await self._over
+        await self._tasks.over()
 
     async def close(self) -> None:
         """Leave nothing running."""
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     # ------------------------------------------------------------------ the agenda, tasks, the end
 
@@ -95,10 +92,10 @@ class Shell:
         try:
             done = self._agenda.pump()
         except Exception as error:  # noqa: BLE001
-            self._give_up(error)
+            self._tasks.give_up(error)
             return
-        if done and not self._runs and self._exhausted and not self._agenda and not self._over.done():
-            self._over.set_result(None)
+        if done and not self._runs and self._exhausted and not self._agenda:
+            self._tasks.finish()
 
     def _woke(self, due_ns: int, now_ns: int) -> None:
         self.tally.woke(now_ns - due_ns)
@@ -110,22 +107,8 @@ class Shell:
         try:
             self._outbox.send()
         except Exception as error:  # noqa: BLE001
-            self._give_up(error)
+            self._tasks.give_up(error)
         self._pump()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-
-    def _reap(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._give_up(error)
-
-    def _give_up(self, error: BaseException) -> None:
-        if not self._over.done():
-            self._over.set_exception(error)
 
     # ------------------------------------------------------------------ workflows
 
@@ -262,7 +245,7 @@ class Shell:
         try:
             self._conclude(exchange)
         except Exception as error:  # noqa: BLE001 - a bug here must end the replay, and surfaces from run()
-            self._give_up(error)
+            self._tasks.give_up(error)
         self._pump()
 
     def _conclude(self, exchange: Exchange) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.graph import find_cycle
 from traces.group import by_arrival, contiguous
 from traces.lines import objects
-from traces.rows import KNOWN_FIELDS, Where, expand, parse_row, row_problems
+from traces.rows import KNOWN_FIELDS, expand, parse_row, row_problems
 from traces.trace import layout_of, read_trace
 from traces.workflow import Dep, Manifest, Node
 

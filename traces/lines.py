@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 import orjson
 
 from traces.errors import UserError
-from traces.rows import Where
+from traces.fields import Where
 
 MAX_LINE = 1 << 28
 """Longest line read, bytes: a row beyond it is not a trace row, and reading it must not eat the machine."""

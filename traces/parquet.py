@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traces.errors import UserError
-from traces.rows import Where, manifest_row
+from traces.fields import Where
+from traces.manifest import manifest_row
 from traces.workflow import Manifest
 
 _GROUP = 16_384

@@ -1,149 +1,84 @@
-"""One row of a trace file, checked field by field: plain objects in, Node and Manifest out.
+"""One row of a trace file, checked field by field: plain objects in, Node out.
 
-Lives here: what each field of a row must be, the sentence that says why it is not (file, line, field, value, remedy),
-and the expansion of prefix_ref rows. May not know: files, streams, other rows (but the block ids a row refers to).
+Lives here: which fields a row has, what only the whole row shows to be at odds, and the expansion of prefix_ref rows.
+May not know: files, streams, other rows (but the block ids a row refers to).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, get_args, get_type_hints
+from collections.abc import Mapping
+from typing import Any
 
 from traces.errors import UserError
-from traces.workflow import (
-    ANCHORS,
-    APIS,
-    CONTENT_MODES,
-    DEP_KINDS,
-    EXTENDS,
-    FORMAT_VERSION,
-    NODE_KINDS,
-    Dep,
-    Manifest,
-    Node,
+from traces.fields import (
+    MAX_TOKENS,
+    Check,
+    Where,
+    flag,
+    ids,
+    json_object,
+    milliseconds,
+    objects,
+    one_of,
+    runs,
+    text,
+    token_count,
+    word,
 )
+from traces.workflow import ANCHORS, APIS, DEP_KINDS, EXTENDS, NODE_KINDS, Dep, Node
 
 _MS = 1_000_000
-_MAX_MS = 4_000_000_000_000
-"""127 years: in ns it still fits 64 bits, with room for a sum."""
-_MAX_TOKENS = 2**31
-_SHOWN = 60
 
+_A_COUNT = (token_count, f"give a whole number of tokens from 0 to {MAX_TOKENS - 1}")
+_A_TIME = (milliseconds, "give milliseconds since the start of the trace, a number of at least 0")
+_A_SPAN = (milliseconds, "give milliseconds, a number of at least 0")
+_A_WORD = (word, "give a string that is not empty")
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Where a row stands: the file as the user named it, its line (Parquet: row), its number among the rows from 1."""
-
-    path: str
-    line: int
-    row: int
-
-    def fault(self, name: str, value: object, want: str) -> str:
-        """One sentence: file, line, field, value, remedy."""
-        shown = repr(value)
-        if len(shown) > _SHOWN:
-            shown = shown[: _SHOWN - 3] + "..."
-        return f"{self.path}:{self.line}: {name} is {shown}; {want}"
-
-
-def _is_int(value: object, limit: int = _MAX_TOKENS) -> bool:
-    return type(value) is int and 0 <= value < limit
-
-
-def _count(value: object) -> bool:
-    return _is_int(value)
-
-
-def _milliseconds(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < _MAX_MS  # type: ignore[operator]
-
-
-def _word(value: object) -> bool:
-    return type(value) is str and value != ""
-
-
-def _flag(value: object) -> bool:
-    return type(value) is bool
-
-
-def _ids(value: object) -> bool:
-    return type(value) is list and all(type(v) is int and 0 <= v < 2**64 for v in value)
-
-
-def _text(value: object) -> bool:
-    return type(value) is str
-
-
-def _object(value: object) -> bool:
-    return type(value) is dict
-
-
-def _objects(value: object) -> bool:
-    return type(value) is list and all(type(v) is dict for v in value)
-
-
-def _runs(value: object) -> bool:
-    return type(value) is list and all(
-        type(v) is list and len(v) == 2 and all(_is_int(x, 2**64) for x in v) for v in value
-    )
-
-
-def _one_of(names: tuple[str, ...]) -> tuple[Callable[[object], bool], str]:
-    known = frozenset(names)
-    return (lambda value: type(value) is str and value in known), "give one of " + ", ".join(names)
-
-
-_A_COUNT = (_count, f"give a whole number of tokens from 0 to {_MAX_TOKENS - 1}")
-_A_TIME = (_milliseconds, "give milliseconds since the start of the trace, a number of at least 0")
-_A_SPAN = (_milliseconds, "give milliseconds, a number of at least 0")
-_A_WORD = (_word, "give a string that is not empty")
-
-CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
+CHECKS: dict[str, Check] = {
     "workflow_id": _A_WORD,
     "request_id": _A_WORD,
     "session_id": _A_WORD,
     "agent_id": _A_WORD,
     "parent_agent_id": _A_WORD,
     "class": _A_WORD,
-    "kind": _one_of(NODE_KINDS),
+    "kind": one_of(NODE_KINDS),
     "timestamp": _A_TIME,
     "t_first_token": _A_TIME,
     "t_end": _A_TIME,
     "delay": _A_SPAN,
     "tool_wait_ms": _A_SPAN,
     "think_ms": _A_SPAN,
-    "deps": (_objects, "give a list of objects {on, kind, ...}"),
+    "deps": (objects, "give a list of objects {on, kind, ...}"),
     "input_length": _A_COUNT,
     "output_length": _A_COUNT,
     "cached_length": _A_COUNT,
-    "hash_ids": (_ids, "give a list of whole numbers from 0 to 2**64-1"),
+    "hash_ids": (ids, "give a list of whole numbers from 0 to 2**64-1"),
     "prefix_ref": _A_WORD,
-    "prefix_blocks": (_count, "give a whole number of blocks"),
-    "own_blocks": (_runs, "give a list of [first id, count] pairs"),
-    "messages": (_objects, "give a list of {role, content} objects"),
-    "prompt": (_text, "give a string"),
-    "token_ids": (_ids, "give a list of token ids"),
-    "output": (_text, "give a string"),
+    "prefix_blocks": (token_count, "give a whole number of blocks"),
+    "own_blocks": (runs, "give a list of [first id, count] pairs"),
+    "messages": (objects, "give a list of {role, content} objects"),
+    "prompt": (text, "give a string"),
+    "token_ids": (ids, "give a list of token ids"),
+    "output": (text, "give a string"),
     "model": _A_WORD,
-    "api": _one_of(APIS),
-    "stream": (_flag, "give true or false"),
-    "sampling": (_object, "give an object of sampling parameters"),
-    "tools": (_objects, "give a list of tool objects"),
+    "api": one_of(APIS),
+    "stream": (flag, "give true or false"),
+    "sampling": (json_object, "give an object of sampling parameters"),
+    "tools": (objects, "give a list of tool objects"),
     "status": _A_WORD,
     "finish_reason": _A_WORD,
-    "attrs": (_object, "give an object"),
+    "attrs": (json_object, "give an object"),
 }
 KNOWN_FIELDS = frozenset(CHECKS)
 
-_DEP_CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "on": (_word, "give the request_id it waits for"),
-    "kind": _one_of(DEP_KINDS),
-    "blocking": (_flag, "give true or false"),
-    "anchor": _one_of(ANCHORS),
-    "provenance": (_word, "give recorded, declared or inferred:<rule>"),
+_DEP_CHECKS: dict[str, Check] = {
+    "on": (word, "give the request_id it waits for"),
+    "kind": one_of(DEP_KINDS),
+    "blocking": (flag, "give true or false"),
+    "anchor": one_of(ANCHORS),
+    "provenance": (word, "give recorded, declared or inferred:<rule>"),
     "confidence": (lambda v: type(v) in (int, float) and 0 <= v <= 1, "give a number from 0 to 1"),  # type: ignore[operator]
-    "extends": _one_of(EXTENDS),
+    "extends": one_of(EXTENDS),
 }
 
 _TIMES = {
@@ -256,53 +191,10 @@ def expand(row: dict[str, Any], where: Where, known: Mapping[str, tuple[int, ...
         if type(count) is not int or not 0 <= count <= len(base):
             raise UserError(where.fault("prefix_blocks", count, f"give 0 to {len(base)}, the blocks of {reference}"))
         blocks.extend(base[:count])
-    if own is not None and not _runs(own):
+    if own is not None and not runs(own):
         raise UserError(where.fault("own_blocks", own, CHECKS["own_blocks"][1]))
-    if sum(count for _, count in own or ()) > _MAX_TOKENS // 16:
+    if sum(count for _, count in own or ()) > MAX_TOKENS // 16:
         raise UserError(where.fault("own_blocks", own, "give fewer blocks: a prompt has at most 2**31 tokens"))
     for first, count in own or ():
         blocks.extend(range(first, first + count))
     return {**row, "hash_ids": blocks}
-
-
-_MANIFEST_HINTS = get_type_hints(Manifest)
-_MANIFEST_CHECKS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "version": (
-        lambda v: type(v) is int and 1 <= v <= FORMAT_VERSION,
-        f"this release reads versions up to {FORMAT_VERSION}; use a newer release",
-    ),
-    "block_size": (lambda v: _is_int(v) and v != 0, "give a whole number of at least 1"),
-    "block_rounding": _one_of(get_args(_MANIFEST_HINTS["block_rounding"])),
-    "hash_scope": _one_of(get_args(_MANIFEST_HINTS["hash_scope"])),
-    "content_mode": _one_of(CONTENT_MODES),
-    "block_unit": _one_of(get_args(_MANIFEST_HINTS["block_unit"])),
-    "tokenizer": (lambda v: v is None or type(v) is str, "give a name or null"),
-    "source": (lambda v: v is None or type(v) is str, "give a string or null"),
-    "licence": (lambda v: v is None or type(v) is str, "give a string or null"),
-    "time_quantum_ms": (
-        lambda v: v is None or (type(v) in (int, float) and v > 0),  # type: ignore[operator]
-        "give milliseconds above 0, or null",
-    ),
-    "chained": (_flag, "give true or false"),
-    "ordered": (_flag, "give true or false"),
-    "transforms": (lambda v: type(v) is list and all(type(x) is str for x in v), "give a list of sentences"),
-}
-
-
-def parse_manifest(value: object, where: Where) -> Manifest:
-    """The object of a manifest line. Unknown keys are ignored, so that older readers survive newer writers."""
-    if type(value) is not dict:
-        raise UserError(where.fault("manifest", value, "give an object"))
-    for name, (good, want) in _MANIFEST_CHECKS.items():
-        if name in value and not good(value[name]):
-            raise UserError(where.fault(f"manifest.{name}", value[name], want))
-    made = {f.name: value[f.name] for f in fields(Manifest) if f.name in value}
-    if "transforms" in made:
-        made["transforms"] = tuple(made["transforms"])
-    return Manifest(**made)
-
-
-def manifest_row(manifest: Manifest) -> dict[str, Any]:
-    """The manifest line of a trace file, every field spelled out. Inverse of parse_manifest."""
-    row = {f.name: getattr(manifest, f.name) for f in fields(Manifest)}
-    return {"manifest": {**row, "transforms": list(manifest.transforms)}}

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.graph import find_cycle
 from traces.group import Layout, by_arrival, contiguous
 from traces.lines import REMEDY, is_parquet, json_lines, objects
+from traces.manifest import parse_manifest
 from traces.quantum import block_rule, time_quantum_ms
-from traces.rows import Where, expand, parse_manifest, parse_row
+from traces.rows import expand, parse_row
 from traces.workflow import Manifest, Node, Workflow
 from traces.writing import workflow_rows, write_trace
 

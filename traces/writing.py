@@ -18,7 +18,7 @@ import orjson
 from traces.errors import UserError
 from traces.group import Layout
 from traces.lines import is_parquet
-from traces.rows import manifest_row
+from traces.manifest import manifest_row
 from traces.workflow import Manifest, Node, Workflow, node_row
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from traces.check import check
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers import FORMATS, ImportOptions, detect, open_import
 from traces.importers.azure import stamp_ns
-from traces.rows import Where
 from traces.trace import read_trace, write_trace
 from traces.workflow import Manifest, Workflow
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.traces import strategies
 from traces.errors import UserError
-from traces.rows import Where
+from traces.fields import Where
 from traces.trace import parse_row, read_trace, workflows, write_trace
 from traces.workflow import Dep, Manifest, Node, Workflow, node_row
 

@@ -16,7 +16,7 @@ import orjson
 
 from traces.errors import UserError
 from traces.importers.base import Notes
-from traces.rows import manifest_row
+from traces.manifest import manifest_row
 from traces.workflow import Manifest, Node, Workflow, node_row
 
 TITLE = "WfFormat 1.5 documents (a .json file for one workflow, else a folder)"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import MAX_S, MS, Head, Imported, ImportOptions, Notes, block_ids, json_rows, whole
 from traces.importers.link import Dense, Keyed, gather
 from traces.quantum import block_rule, time_quantum_ms
-from traces.rows import Where
 from traces.workflow import Dep, DepKind, Manifest, Node, Workflow
 
 TITLE = "Dynamo agentic_mooncake rows (JSON Lines)"

@@ -12,9 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import Head, Imported, ImportOptions, Notes, S, csv_rows, whole
 from traces.lines import raw_lines
-from traces.rows import Where
 from traces.workflow import Manifest, Node, Workflow
 
 TITLE = "Azure LLM inference traces 2023, 2024, 2025 (CSV)"

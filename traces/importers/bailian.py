@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import Head, Imported, ImportOptions, Notes, block_ids, json_rows, seconds_ns, whole
 from traces.importers.link import Keyed, gather
 from traces.quantum import block_rule
-from traces.rows import Where
 from traces.workflow import Dep, Manifest, Node, Workflow
 
 TITLE = "Qwen-Bailian anonymised usage traces (to-C, to-B, coder, thinking)"

@@ -19,8 +19,8 @@ from typing import Any
 import orjson
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.lines import open_binary, raw_lines
-from traces.rows import Where
 from traces.workflow import Manifest, Workflow
 
 MAX_DOCUMENT = 1 << 30

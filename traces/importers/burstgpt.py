@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from traces.fields import Where
 from traces.importers.base import Head, Imported, ImportOptions, Notes, csv_rows, seconds_ns, whole
 from traces.importers.link import Keyed, Links, gather, settle
 from traces.quantum import time_quantum_ms
-from traces.rows import Where
 from traces.workflow import Manifest, Node, Workflow
 
 TITLE = "BurstGPT v1, v2 and v3 (CSV)"

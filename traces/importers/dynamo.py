@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from traces.fields import Where
 from traces.importers.agentic import milliseconds_ns, text
 from traces.importers.base import Head, Imported, ImportOptions, Notes, an_object, block_ids, json_rows, objects, whole
 from traces.importers.link import Dense, Links, Unique, settle
-from traces.rows import Where
 from traces.workflow import Dep, Manifest, Node, Workflow
 
 TITLE = "Dynamo request trace (dynamo.request.trace.v1, JSON Lines)"

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers import spans as sp
 from traces.importers.base import Head, Imported, ImportOptions, Notes, document, json_rows
 from traces.importers.link import ESTIMATE_ATTRS, ESTIMATED, Links, Unique, estimate_tokens, settle, words
 from traces.importers.otel_edges import ROW, infer, nesting, recorded
-from traces.rows import Where, parse_manifest
+from traces.manifest import parse_manifest
 from traces.workflow import Api, Manifest, Node, Workflow
 
 TITLE = "OpenTelemetry spans: OTLP/JSON (GenAI, OpenInference) and flat span files (inference-perf, Exgentic)"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import Head, Imported, ImportOptions, Notes, json_rows, seconds_ns, whole
 from traces.importers.link import Keyed, gather
 from traces.quantum import time_quantum_ms
-from traces.rows import Where
 from traces.workflow import Dep, Manifest, Node, Workflow
 
 TITLE = "RAGPulse request trace (0_trace.jsonl)"

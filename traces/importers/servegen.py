@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import Head, Imported, ImportOptions, Notes, S, document, header_of
 from traces.lines import raw_lines
-from traces.rows import Where
 from traces.workflow import Manifest, Node, Workflow
 
 TITLE = "ServeGen client models (sampled into a trace; file or folder of *-trace.csv with *-dataset.json)"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import Head, Imported, ImportOptions, Notes, document, json_rows
 from traces.importers.dialogue import Turn, conversation
 from traces.importers.link import Unique
-from traces.rows import Where
 from traces.workflow import Manifest, Workflow
 
 TITLE = "ShareGPT-like conversations (ShareGPT, LMSYS, WildChat, OpenAI messages)"

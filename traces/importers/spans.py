@@ -13,10 +13,10 @@ from typing import Any
 import orjson
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import an_object, objects
 from traces.importers.link import words
 from traces.importers.tracelab import iso_ns
-from traces.rows import Where
 
 _LLM_OPERATIONS = frozenset({"chat", "text_completion", "generate_content", "completion", "responses", "message"})
 

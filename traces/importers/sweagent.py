@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import Head, Imported, ImportOptions, Notes, document, objects, seconds_ns
 from traces.importers.dialogue import Turn, conversation
-from traces.rows import Where
 from traces.workflow import Manifest, Workflow
 
 TITLE = "SWE-agent trajectories (.traj, or a folder of them)"

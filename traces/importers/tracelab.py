@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import Head, Imported, ImportOptions, Notes, json_rows, objects, whole
 from traces.importers.link import Keyed, Links, Unique, gather, settle
-from traces.rows import Where
 from traces.workflow import Dep, Manifest, Node, Workflow
 
 TITLE = "TraceLab rounds of coding agents (round_trace.jsonl)"

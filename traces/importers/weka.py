@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.importers.base import (
     MS,
     Head,
@@ -26,7 +27,6 @@ from traces.importers.base import (
     whole,
 )
 from traces.importers.link import Links, settle
-from traces.rows import Where
 from traces.workflow import Manifest, Node, Workflow
 
 TITLE = "Weka / kv-cache-tester coding-agent sessions (JSON, JSON Lines, or a folder of them)"

@@ -14,10 +14,12 @@ from typing import Any
 import orjson
 
 from traces.errors import UserError
+from traces.fields import Where
 from traces.graph import find_cycle, topological
 from traces.importers.base import Head, Imported, ImportOptions, Notes, an_object, document, objects, seconds_ns
 from traces.importers.link import Unique
-from traces.rows import Where, parse_manifest, parse_row
+from traces.manifest import parse_manifest
+from traces.rows import parse_row
 from traces.workflow import Dep, Manifest, Node, Workflow
 
 TITLE = "WfFormat 1.3 to 1.6 workflow graphs (WfCommons JSON, or a folder of them)"
