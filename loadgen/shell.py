@@ -16,11 +16,12 @@ from engines.pool import Pool
 from loadgen.agenda import Agenda
 from loadgen.arrivals import arrival_ns
 from loadgen.bodies import Bodies, asks_nothing
-from loadgen.client import Exchange, Row, chosen, unsent
+from loadgen.client import Exchange, Row, chosen
 from loadgen.endings import answered, repeated_ns
-from loadgen.heads import Heads, wire_id
+from loadgen.heads import Heads
 from loadgen.options import ReplayOptions
 from loadgen.outbox import Outbox
+from loadgen.rows import Rows
 from loadgen.run import Run, goes_on
 from loadgen.tally import Tally
 from loadgen.target import Target
@@ -52,7 +53,7 @@ class Shell:
         self._pool = pool
         self._now_ns = now_ns
         self._sleep_until = sleep_until
-        self._write = write
+        self._rows = Rows(write, tally, options.salt)
         self._options = options
         self._open_loop = options.closed_loop_users is None
         self._live = options.outputs == "live"
@@ -156,25 +157,13 @@ class Shell:
             return
         if walk.stuck:
             run.failed = True
-            self._skip(run, walk.abandon(), "its dependencies form a cycle")
+            self._rows.skip(run, walk.abandon(), "its dependencies form a cycle", self._now_ns())
         if run in self._runs:
             del self._runs[run]
             makespan = None if run.first_due_ns is None else run.last_end_ns - run.first_due_ns
             self.tally.workflow_ended(not run.failed, makespan)
             if not self._open_loop and not self._exhausted:
                 self._next_for_user(self._now_ns() + self._options.closed_loop_think_ns)
-
-    def _skip(self, run: Run, nodes: list[Node], why: str) -> None:
-        now = self._now_ns()
-        for node in nodes:
-            self._record(unsent(node, run.class_name, self._wire(node), "skipped", why, now, now))
-
-    def _wire(self, node: Node) -> str:
-        return wire_id(self._options.salt, node)
-
-    def _record(self, record: Row) -> None:
-        self.tally.ended(record)
-        self._write(record)
 
     # ------------------------------------------------------------------ nodes
 
@@ -186,7 +175,7 @@ class Shell:
         elif node.kind != "llm":
             self._pretend(run, node, due_ns)
         elif asks_nothing(node):  # the graph goes on as if it had been answered
-            self._skip(run, [node], "its planned input or output is 0 tokens long")
+            self._rows.skip(run, [node], "its planned input or output is 0 tokens long", self._now_ns())
             self._ended(run, node, self._now_ns())
         else:
             self._send(run, node, due_ns, 1)
@@ -198,11 +187,11 @@ class Shell:
         self._agenda.at(due_ns + took, self._pretended, run, node, due_ns)
 
     def _pretended(self, run: Run, node: Node, due_ns: int, end_ns: int) -> None:
-        self._record(unsent(node, run.class_name, self._wire(node), "ok", None, due_ns, end_ns))
+        self._rows.unsent(run, node, "ok", None, due_ns, end_ns)
         self._ended(run, node, end_ns)
 
     def _send(self, run: Run, node: Node, due_ns: int, attempt: int) -> None:
-        wire = self._wire(node)
+        wire = self._rows.wire(node)
         if attempt > 1:  # another request on the wire, so another id
             wire = f"{wire}-{attempt}"
         body = self._bodies.render(node, run.outputs)
@@ -257,7 +246,7 @@ class Shell:
         if exchange.outcome != "ok" and self._repeat(exchange):
             return
         record = exchange.record()
-        self._record(record)
+        self._rows.put(record)
         if exchange.outcome == "ok":
             if run.outputs is not None:
                 run.outputs[node.request_id] = answered(exchange, record)
@@ -276,7 +265,7 @@ class Shell:
 
     def _fail(self, run: Run, node: Node, due_ns: int, outcome: Outcome, why: str) -> None:
         now = self._now_ns()
-        self._record(unsent(node, run.class_name, self._wire(node), outcome, why, due_ns, max(now, due_ns)))
+        self._rows.unsent(run, node, outcome, why, due_ns, max(now, due_ns))
         self._failed(run, node, now)
 
     def _ended(self, run: Run, node: Node, now: int) -> None:
@@ -290,7 +279,9 @@ class Shell:
     def _failed(self, run: Run, node: Node, now: int) -> None:
         run.failed = True
         run.last_end_ns = max(run.last_end_ns, now)
-        self._skip(run, run.walk.fail(node.request_id), f"it needs {node.request_id}, which failed")
+        self._rows.skip(
+            run, run.walk.fail(node.request_id), f"it needs {node.request_id}, which failed", self._now_ns()
+        )
         self._settle(run)
 
     # ------------------------------------------------------------------ stop
@@ -303,7 +294,7 @@ class Shell:
         for run in list(self._runs):
             left = run.walk.abandon()
             run.failed = run.failed or bool(left)
-            self._skip(run, left, "the run was stopped")
+            self._rows.skip(run, left, "the run was stopped", self._now_ns())
         for due_ns, _, then, args in entries:
             then(*args, due_ns)
         self._pump()
