@@ -28,7 +28,7 @@ def shares_check(
             span = tuple((int(phase[k]) - basis.windows.origin_ns) / 1e9 for k in ("t_ns", "end_ns"))
             bands.setdefault(phase["rate"], []).append((span[0], span[1]))
     out = []
-    for rate, spans in sorted(bands.items()):
+    for rate, spans in sorted(bands.items(), key=lambda band: (isinstance(band[0], str), band[0])):
         stretches = [s for span in spans for s in _busy_stretches(basis, span)]
         out.append(
             {"rate": rate, "stretches": len(stretches), "types": _band(basis, classes, active_uj, stretches, idle_w)}

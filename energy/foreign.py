@@ -14,15 +14,17 @@ from typing import Any
 
 import orjson
 
-from energy.foreign_power import find, write_power
+from energy.foreign_power import write_power
 from energy.foreign_requests import end_of, record_of, rows_of, tokens_per_read
+from energy.foreign_rows import COUNTS, ITERATION, REQUEST, STEP, checked
+from energy.foreign_text import find
 from energy.groups import groups_of
+from energy.phases import load_phases
 from traces.errors import UserError
 from traces.records import StepRecord
 from traces.rundir import RunDir
 
 ENGINES = "engines.json"
-COUNTS = ("num_ctx_requests", "num_ctx_tokens", "num_generation_requests", "num_generation_tokens")
 
 
 def import_run(source: Path, out: Path) -> dict[str, Any]:
@@ -34,7 +36,8 @@ def import_run(source: Path, out: Path) -> dict[str, Any]:
         )
     run = RunDir.create(out)
     missing = [n for n in ("power.csv", "ring20ms.csv", "steps.jsonl", "phases.json") if find(source, n) is None]
-    done: dict[str, Any] = {"requests": _requests(run, requests)}
+    count, repeated = _requests(run, requests)
+    done: dict[str, Any] = {"requests": count, **({"repeated": repeated} if repeated else {})}
     phases = find(source, "phases.json")
     done["phases"] = _phases(run, phases, requests) if phases else 0
     done |= write_power(run, source)
@@ -59,41 +62,34 @@ def _engines(path: Path) -> list[dict[str, Any]]:
     return list(said)
 
 
-def _requests(run: RunDir, path: Path) -> int:
+def _requests(run: RunDir, path: Path) -> tuple[int, int]:
+    """(requests written, rows left out: the same request once more, by id and times)."""
     each = tokens_per_read(path)
     writer = run.writer("requests", "0", mono_ns=0, wall_ns=0)
-    count = 0
+    seen: set[tuple[str, int, int]] = set()
+    number = 0
     try:
-        for number, row in enumerate(rows_of(path), 1):
-            try:
-                writer.write(record_of(row, each))
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise UserError(
-                    f"{path}: line {number}: field {error} is missing or of the wrong type;"
-                    " docs/attribution.md has the layout"
-                ) from error
-            count += 1
+        for number, raw in enumerate(rows_of(path), 1):
+            record = record_of(checked(raw, REQUEST, f"{path}: line {number}"), each)
+            key = (record.request_id, record.t_arrival_ns, record.t_end_ns or 0)
+            if key not in seen:
+                writer.write(record)
+            seen.add(key)
     finally:
         writer.close()
-    if not count:
+    if not seen:
         raise UserError(f"{path}: no request in it; a recording needs at least one")
-    return count
+    return len(seen), number - len(seen)
 
 
 def _phases(run: RunDir, path: Path, requests: Path) -> int:
-    """Phases as they are, with the end of each: the start of the next, or the last answer."""
-    try:
-        document = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}); fix or remove the file") from error
-    phases = document.get("phases") if isinstance(document, dict) else document
-    if not isinstance(phases, list) or not all(isinstance(p, dict) and isinstance(p.get("t_ns"), int) for p in phases):
-        raise UserError(f"{path}: needs a list `phases` of objects with `phase` and `t_ns` (whole ns)")
-    phases.sort(key=lambda p: int(p["t_ns"]))
+    """Phases as they are, with the end of each: what it says, the start of the next, or the last answer."""
+    phases = load_phases(path)
     last = max(end_of(r) for r in rows_of(requests))
-    for this, following in zip(phases, [*phases[1:], None], strict=True):
-        this["end_ns"] = following["t_ns"] if following else max(last, this["t_ns"])
-    run.write_json("phases.json", {"phases": phases})
+    run.write_json(
+        "phases.json",
+        {"phases": [{**p, "end_ns": max(last, p["t_ns"]) if p["end_ns"] is None else p["end_ns"]} for p in phases]},
+    )
     return len(phases)
 
 
@@ -102,22 +98,17 @@ def _steps(run: RunDir, path: Path) -> int:
     writer = run.writer("engine", None, mono_ns=0, wall_ns=0)
     count = 0
     try:
-        for number, row in enumerate(rows_of(path), 1):
-            it = row.get("it") or row
-            if "num_ctx_tokens" not in it:
+        for number, raw in enumerate(rows_of(path), 1):
+            where = f"{path}: line {number}"
+            inside = raw if raw.get("it") is None else raw["it"]
+            if not isinstance(inside, dict) or not any(name in inside for name in COUNTS):
                 continue
-            try:
-                requests, tokens, decodes, made = (int(it[name]) for name in COUNTS)
-                record = StepRecord(
-                    round(row["t_ns"]), row.get("run", 0), row.get("wait", 0), row.get("kv", 0.0), requests, tokens,
-                    decodes, made, row.get("prompt", 0), row.get("cached", 0), row.get("preempted") or 0,
-                    row.get("engine") or 0,
-                )  # fmt: skip
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{path}: line {number}: field {error} is missing or of the wrong type; a step needs t_ns,"
-                    f" {', '.join(COUNTS)}"
-                ) from error
+            row, it = checked(raw, STEP, where), checked(inside, ITERATION, where)
+            record = StepRecord(
+                row["t_ns"], row.get("run") or 0, row.get("wait") or 0, row.get("kv") or 0.0, it["num_ctx_requests"],
+                it["num_ctx_tokens"], it["num_generation_requests"], it["num_generation_tokens"],
+                row.get("prompt") or 0, row.get("cached") or 0, row.get("preempted") or 0, row.get("engine") or 0,
+            )  # fmt: skip
             said = asdict(record)
             if row.get("preempted") is None:
                 del said["preempted"]  # not said is not none

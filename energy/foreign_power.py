@@ -7,17 +7,14 @@ May not know: requests, attribution.
 
 from __future__ import annotations
 
-import csv
-import gzip
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-import orjson
 
+from energy.foreign_text import find, json_of, scaled, table, whole
 from traces.errors import UserError
 from traces.records import PowerSample, SensorInfo
 from traces.rundir import RunDir
@@ -40,8 +37,6 @@ _POWER = {
 
 
 MOST_GPUS = 1024
-NONE_SAID = ("", "nan", "n/a", "none", "null", "not supported", "unknown error")
-"""cells with which pollers say that a sensor gave nothing"""
 
 
 @cache
@@ -50,36 +45,11 @@ def of_gpu(info: SensorInfo, gpu: int) -> SensorInfo:
     return replace(info, source=info.source.replace("nvml0", f"nvml{gpu}"), device=f"gpu{gpu}")
 
 
-def find(folder: Path, name: str) -> Path | None:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    return None
-
-
-def opened(path: Path) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig")
-
-
-def _whole(text: str) -> int:
-    """A whole number, also where a tool wrote it as 12.0 or 1.2e6."""
-    try:
-        return int(text)
-    except ValueError:
-        return int(Decimal(text))
-
-
-def _value(text: str | None, factor: int) -> int | None:
-    """A reading in whole units; None where the tool wrote that it had none."""
-    said = (text or "").strip().strip("[]").lower()
-    return None if said in NONE_SAID else round(Decimal(said) * factor)
-
-
-def _gpu(row: dict[str, str]) -> int:
+def _gpu(row: dict[str, str], where: str) -> int:
     """The GPU of a CSV row: 0 where there is no such column."""
-    gpu = _whole(row.get("gpu") or "0")
+    gpu = scaled(row, "gpu", 1, where) or 0
     if not 0 <= gpu < MOST_GPUS:
-        raise ValueError(gpu)
+        raise UserError(f"{where}: field gpu is {gpu}, needs 0 to {MOST_GPUS - 1}; fix or remove the line")
     return gpu
 
 
@@ -92,7 +62,7 @@ def write_power(run: RunDir, source: Path) -> dict[str, int]:
         done = {"samples": _samples(writer, power), "ring": 0}
         ring, sampler = find(source, "ring20ms.csv"), find(source, "sampler.json")
         if ring is not None and sampler is not None:
-            done["ring"] = _ring(writer, ring, orjson.loads(sampler.read_bytes()))
+            done["ring"] = _ring(writer, ring, _anchors(sampler))
     finally:
         writer.close()
     return done
@@ -100,50 +70,68 @@ def write_power(run: RunDir, source: Path) -> dict[str, int]:
 
 def _samples(writer: Any, path: Path) -> int:
     count = 0
-    with opened(path) as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        there = set(reader.fieldnames or ())
-        columns = [c for c in _POWER if c in there]
-        if "t0_ns" not in there or not there & {"energy_mj", "instant_mw", "average_mw"}:
-            raise UserError(
-                f"{path}: needs t0_ns and one of energy_mj, instant_mw, average_mw in its head line, found"
-                f" {', '.join(reader.fieldnames or ()) or 'nothing'}"
-            )
-        seen: set[int] = set()
-        for number, row in enumerate(reader, 2):
-            try:
-                t0 = _whole(row["t0_ns"])
-                t1 = _whole(row["t1_ns"]) if row.get("t1_ns") else t0
-                gpu = _gpu(row)
-                for name in () if gpu in seen else columns:
-                    writer.write(of_gpu(_POWER[name][0], gpu))
-                seen.add(gpu)
-                for name in columns:
-                    info, factor = of_gpu(_POWER[name][0], gpu), _POWER[name][1]
-                    value = _value(row[name], factor)
-                    writer.write(PowerSample(info.source, t0, t1, value, None if value is not None else "no value"))
-            except (ValueError, TypeError, InvalidOperation) as error:
-                raise UserError(f"{path}: line {number}: not a number in {row}; fix or remove the line") from error
-            count += 1
+    columns: list[str] = []
+    seen: set[int] = set()
+    for number, row in table(path, "t0_ns"):
+        where = f"{path}: line {number}"
+        columns = columns or _columns(row, path)
+        if not row["t0_ns"] and number > 2:
+            continue  # a line that was not finished
+        t0 = whole(row, "t0_ns", where)
+        t1 = scaled(row, "t1_ns", 1, where)
+        gpu = _gpu(row, where)
+        for name in () if gpu in seen else columns:
+            writer.write(of_gpu(_POWER[name][0], gpu))
+        seen.add(gpu)
+        for name in columns:
+            info, factor = of_gpu(_POWER[name][0], gpu), _POWER[name][1]
+            value = scaled(row, name, factor, where)
+            why = None if value is not None else "no value"
+            writer.write(PowerSample(info.source, t0, t0 if t1 is None else t1, value, why))
+        count += 1
     return count
 
 
-def _ring(writer: Any, path: Path, sampler: dict[str, Any]) -> int:
+def _columns(row: dict[str, str], path: Path) -> list[str]:
+    columns = [c for c in _POWER if c in row]
+    if not set(columns) & {"energy_mj", "instant_mw", "average_mw"}:
+        raise UserError(
+            f"{path}: needs t0_ns and one of energy_mj, instant_mw, average_mw in its head line, found {', '.join(row)}"
+        )
+    return columns
+
+
+def _anchors(path: Path) -> list[tuple[int, int]]:
+    """(monotonic, wall) pairs of sampler.json in order, empty where it has none."""
+    document = json_of(path)
+    rows = document.get("anchors_monotonic_wall_ns") if isinstance(document, dict) else None
+    pairs = rows if isinstance(rows, list) else [] if rows is None else [rows]
+    for k, pair in enumerate(pairs, 1):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(x) in (int, float) for x in pair)):
+            raise UserError(
+                f"{path}: anchors_monotonic_wall_ns: entry {k} is {pair!r}, needs [monotonic ns, wall ns]; fix it or"
+                " remove the file"
+            )
+    return sorted((int(a), int(b)) for a, b in pairs)
+
+
+def _ring(writer: Any, path: Path, anchors: list[tuple[int, int]]) -> int:
     """The driver's wall-stamped ring on the monotonic axis, through the anchors recorded beside it."""
-    anchors = sampler.get("anchors_monotonic_wall_ns") or []
     if not anchors:
         return 0
-    mono, wall = np.array(anchors, np.float64).T - np.array(anchors[0], np.float64)[:, None]
+    mono, wall = (np.array([a[k] - anchors[0][k] for a in anchors], np.float64) for k in (0, 1))
     seen: set[str] = set()
     count = 0
-    with opened(path) as file:
-        for row in csv.DictReader(file):
-            info = of_gpu(RING, _gpu(row))
-            if info.device not in seen:
-                writer.write(info)
-                seen.add(info.device)
-            t = int(np.interp(int(row["wall_us"]) * 1000 - anchors[0][1], wall, mono)) + anchors[0][0]
-            writer.write(PowerSample(info.source, t, t, int(row["power_mw"])))
-            count += 1
+    for number, row in table(path, "wall_us"):
+        where = f"{path}: line {number}"
+        info = of_gpu(RING, _gpu(row, where))
+        wall_us, power = scaled(row, "wall_us", 1, where), scaled(row, "power_mw", 1, where)
+        if wall_us is None or power is None:
+            continue  # not read, or a line that was not finished
+        if info.device not in seen:
+            writer.write(info)
+            seen.add(info.device)
+        t = int(np.interp(wall_us * 1000 - anchors[0][1], wall, mono)) + anchors[0][0]
+        writer.write(PowerSample(info.source, t, t, power))
+        count += 1
     return count

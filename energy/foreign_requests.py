@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from energy.foreign_power import opened
+from energy.foreign_text import lines
 from traces.errors import UserError
 from traces.records import Outcome, RequestRecord
 from traces.speculation import speculated
@@ -25,19 +25,18 @@ REFUSED = (*range(400, 500), 503)
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of JSON lines. A last line cut short is left out (a writer was killed); any other damage is an error."""
-    with opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                if not line.endswith("\n"):
-                    return
-                raise UserError(f"{path}: line {number}: not JSON ({error}); fix or remove the line") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}: line {number}: not an object; docs/attribution.md has the layout")
-            yield row
+    for number, line in enumerate(lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            if not line.endswith("\n"):
+                return
+            raise UserError(f"{path}: line {number}: not JSON ({error}); fix or remove the line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: line {number}: not an object; docs/attribution.md has the layout")
+        yield row
 
 
 def tokens_per_read(path: Path) -> float:

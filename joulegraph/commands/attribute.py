@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     )
     out = {"run": str(args.run), **result.totals, "truth_error": score_truth(where, result)}
     if args.predict is not None:
-        out |= predictions(result, args.predict)
+        out |= predictions(result, args.predict, profile)
     if args.json:
         sys.stdout.write(orjson.dumps(out, option=orjson.OPT_SERIALIZE_NUMPY).decode() + "\n")
         return 0
@@ -77,23 +77,22 @@ def _profile(name: str) -> Any:
         ) from error
 
 
-def predictions(result: Any, path: Path) -> dict[str, Any]:
+def predictions(result: Any, path: Path, profile: Any = None) -> dict[str, Any]:
     """Rows of energy.predict for the phases in a file, and energy.causal's check of the shares. UserError where there
     is no such file or nothing measured."""
-    import orjson
-
     from energy.causal import shares_check
-    from energy.predict import Basis, predict, read_phases
+    from energy.phases import load_phases
+    from energy.predict import Basis, predict
     from traces.errors import UserError
 
-    try:
-        document = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); give the phases.json of the recording") from error
+    phases = load_phases(path)
     gpu = next((d for d in result.devices if d.curve.domain == "gpu"), None)
     if gpu is None:
-        raise UserError("--predict: the run has no GPU energy to compare with")
-    basis, phases = Basis.of(gpu.curve, gpu.lag, gpu.work, gpu.windows), read_phases(document, str(path))
+        said = "; ".join(result.notes[:2])
+        raise UserError(
+            f"--predict: the run has no GPU energy to compare with ({said}); it needs power readings while requests ran"
+        )
+    basis = Basis.of(gpu.curve, gpu.lag, gpu.work, gpu.windows)
     active = next(f for f in result.figures if f.component == "gpu").active.sum(1)
     shares = shares_check(basis, result.requests.classes, active, phases, gpu.fit.power_idle_w())
-    return {"phases": predict(basis, phases), "shares": shares}
+    return {"phases": predict(basis, phases, profile), "shares": shares}

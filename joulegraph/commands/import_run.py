@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> int:
     done = import_run(args.recording, args.out)
     for name in done["missing"]:
         sys.stderr.write(f"{args.recording}: no {name}; what rests on it is left out\n")
+    if repeated := done.get("repeated"):
+        sys.stderr.write(f"{args.recording}: {repeated} requests stand there twice (same id and times), taken once\n")
     if args.json:
         sys.stdout.write(orjson.dumps(done).decode() + "\n")
     else:

@@ -15,7 +15,8 @@ from energy.curve import choose, curves_of
 from energy.fit import fit_energy, joined, read_profile, spans_of
 from energy.foreign import import_run
 from energy.load import load_run
-from energy.predict import Basis, predict, read_phases
+from energy.phases import read_phases
+from energy.predict import Basis, predict
 from traces.errors import UserError
 from traces.rundir import RunDir
 
