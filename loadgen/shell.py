@@ -27,7 +27,7 @@ from loadgen.tally import Tally
 from loadgen.target import Target
 from loadgen.tasks import Tasks
 from loadgen.walk import Ready
-from loadgen.watch import watch_lag, watch_timeouts
+from loadgen.watch import watch_lag, watch_repeated, watch_timeouts
 from traces.records import Outcome
 from traces.seams import NowNs, SleepUntil
 from traces.workflow import Node, Workflow
@@ -74,6 +74,9 @@ class Shell:
         self._source, self._t0_ns = source, t0_ns
         self._tasks.spawn(self._watch_stop(stop))
         self._tasks.spawn(watch_timeouts(self._in_flight, self._options.timeout_ns, self._now_ns, self._sleep_until))
+        if self._options.retries:
+            allowed_ns = self._options.timeout_ns
+            self._tasks.spawn(watch_repeated(self._in_flight, allowed_ns, self._now_ns, self._sleep_until))
         self._tasks.spawn(watch_lag(self.tally, self._now_ns, self._sleep_until))
         if self._open_loop:
             self._pull()

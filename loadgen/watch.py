@@ -12,6 +12,7 @@ from loadgen.tally import Tally
 from traces.seams import NowNs, SleepUntil
 
 _LAG_EVERY_NS = 250_000_000
+_REPEATED_EVERY_NS = 100_000_000
 
 
 async def watch_lag(tally: Tally, now_ns: NowNs, sleep_until: SleepUntil) -> None:
@@ -39,3 +40,14 @@ async def watch_timeouts(
             await sleep_until(oldest.due_ns + allowance_ns)
         else:
             oldest.give_up("timeout", f"no complete reply within {allowance_ns / 1e9:g} s", now)
+
+
+async def watch_repeated(
+    in_flight: Iterable[Exchange], allowance_ns: int, now_ns: NowNs, sleep_until: SleepUntil
+) -> None:
+    """Requests sent again were due before those around them in the order of sending: all are looked at, often."""
+    while True:
+        await sleep_until(now_ns() + _REPEATED_EVERY_NS)
+        now = now_ns()
+        for exchange in [e for e in in_flight if e.attempt > 1 and e.due_ns + allowance_ns <= now]:
+            exchange.give_up("timeout", f"no complete reply within {allowance_ns / 1e9:g} s", now)

@@ -379,6 +379,25 @@ def test_retries_are_off_by_default_and_on_request_stay_due_when_they_were(kit: 
     assert (record.outcome, record.attempts, len(server.asked)) == ("rejected", 1, 1)
 
 
+def test_a_repetition_has_no_more_time_than_its_first_sending(kit: Any) -> None:
+    """B is sent between A's two sendings and hangs as A does: A's time, counted from its own due, ends first."""
+    asked_a: list[int] = []
+
+    def script(asked: Any) -> Any:
+        if asked.headers["x-workflow-id"] == "A":
+            asked_a.append(asked.t_ns)
+            if len(asked_a) == 1:
+                return kit.plain(503, {})
+        return kit.stream(asked, first_ns=60 * S, gap_ns=0)
+
+    work = [Workflow("A", (node("a", wf="A"),)), Workflow("B", (Node("B", "a", 200 * MS, 20, 4),))]
+    wanted = ReplayOptions(retries=1, retry_wait_ns=300 * MS, timeout_ns=1 * S)
+    records, _, _ = virtual(work, script, kit, options=wanted)
+    ended = {r.workflow_id: r.t_end_ns for r in records}
+    assert len(asked_a) == 2 and {r.outcome for r in records} == {"timeout"}
+    assert ended["B"] == 1200 * MS and 1000 * MS <= ended["A"] <= 1100 * MS
+
+
 def test_nothing_is_in_flight_after_cancellations_and_repetitions(kit: Any) -> None:
     page, seen = StatusPage(slot_names()), set()
 
@@ -387,7 +406,7 @@ def test_nothing_is_in_flight_after_cancellations_and_repetitions(kit: Any) -> N
         seen.add(asked.headers["x-workflow-id"])
         return kit.plain(503, {}) if first else kit.stream(asked, first_ns=10 * MS, gap_ns=5 * MS)
 
-    work = [Workflow(f"w{i}", (node("a"),)) for i in range(20)]
+    work = [Workflow(f"w{i}", (node("a", wf=f"w{i}"),)) for i in range(20)]
     wanted = ReplayOptions(retries=1, cancel_share=0.5, cancel_after_ns=MS, retry_wait_ns=MS)
     _, totals, server = virtual(work, script, kit, status=page, options=wanted)
     told = StatusReader(page).all()
