@@ -71,26 +71,51 @@ def _band(
     return _verdicts(counts[:, types], joules, np.array(given)[:, types] / 1e6, [classes.names[k] for k in types])
 
 
+FEW, CROOKED, LOOSE = (
+    "too few stretches for so many types",
+    "energy is not proportional to the counts here: a constant explains it better",
+    "the regression is less certain than 3 %",
+)
+
+
 def _verdicts(counts: Floats, joules: Floats, given: Floats, names: list[str]) -> dict[str, dict[str, Any]]:
     per_request = given.sum(0) / counts.sum(0)
     freedom = len(joules) - counts.shape[1]
     if freedom < 2 or np.linalg.matrix_rank(counts) < counts.shape[1]:
         return {
-            n: {"attributed_j": float(a), "regressed_j": None, "se_j": None, "agrees": None}
+            n: {"attributed_j": float(a), "regressed_j": None, "se_j": None, "agrees": None, "why": FEW}
             for n, a in zip(names, per_request, strict=True)
         }
-    inverse = np.linalg.inv(counts.T @ counts)
-    beta = inverse @ counts.T @ joules
-    residual = joules - counts @ beta
-    se = np.sqrt(np.diag(inverse) * float(residual @ residual) / freedom)
-    out = {}
+    beta, se = _regressed(counts, joules)
+    crooked = _crooked(counts, joules)
+    out: dict[str, dict[str, Any]] = {}
     for k, name in enumerate(names):
-        testable = beta[k] > 0 and se[k] <= TOLERANCE * beta[k]
+        sure = beta[k] > 0 and se[k] <= TOLERANCE * beta[k]
         near = abs(per_request[k] - beta[k]) <= max(TOLERANCE * beta[k], 2 * se[k])
+        testable = sure and not crooked
         out[name] = {
             "attributed_j": float(per_request[k]),
             "regressed_j": float(beta[k]),
             "se_j": float(se[k]),
             "agrees": bool(near) if testable else None,
+            **({} if testable else {"why": CROOKED if crooked else LOOSE}),
         }
     return out
+
+
+def _regressed(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """(coefficients, standard errors) of plain least squares."""
+    inverse = np.linalg.inv(x.T @ x)
+    beta = inverse @ x.T @ y
+    residual = y - x @ beta
+    return beta, np.sqrt(np.diag(inverse) * float(residual @ residual) / (len(y) - x.shape[1]))
+
+
+def _crooked(counts: Floats, joules: Floats) -> bool:
+    """Whether a constant belongs beside the counts, as where requests share most of what a stretch draws: then the
+    counts' coefficients are no cost of a request. Stretches of equally many requests cannot tell."""
+    x = np.column_stack([counts, np.ones(len(joules))])
+    if len(joules) < x.shape[1] + 2 or np.linalg.matrix_rank(x) < x.shape[1]:
+        return False
+    beta, se = _regressed(x, joules)
+    return bool(abs(beta[-1]) > max(2 * se[-1], TOLERANCE * float(joules.mean())))

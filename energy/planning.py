@@ -14,10 +14,12 @@ import numpy as np
 from energy.fit import Fit
 from energy.tables import Floats
 from energy.windows import Windows
+from energy.work import TAIL_NS
 
 BUDGET = 8192
 """prompt tokens per step when planning; vLLM's default on cards of this class"""
 SHORTEST_S = 1e-5
+TAIL_S = TAIL_NS / 1e9
 LATE_S = 0.05
 """an answer that ends this much after a phase still belongs to it: its end was read, not made, then"""
 
@@ -59,13 +61,24 @@ class _Batch:
 
 def planned_j(windows: Windows, fit: Fit, begin: float, end: float) -> float:
     """Joules of [begin, end] (s from the windows' origin) by its requests and the fit's times and costs."""
-    late = (windows.sent >= begin) & (windows.sent < end) & (windows.last > end + LATE_S)
-    work, seconds, idle_s = steps_of(asked(windows, begin, end), fit.seconds, begin, end, cut=bool(np.any(late)))
-    idle_j = idle_s * float(fit.joules[0])
+    w = windows
+    late = (w.sent >= begin) & (w.sent < end) & (w.last > end + LATE_S)
+    work, seconds, gaps = steps_of(asked(w, begin, end), fit.seconds, begin, end, cut=bool(np.any(late)))
+    before = w.last[w.last <= begin]
+    quiet_j = _quiet_j(gaps, begin, begin - float(before.max()) if len(before) else TAIL_S, fit)
     if not len(work):
-        return idle_j
+        return quiet_j
     terms = np.column_stack([np.zeros((len(work), 2)), seconds, work])
-    return float((fit.bend(terms, seconds) * (terms @ fit.joules)).sum()) + idle_j
+    return float((fit.bend(terms, seconds) * (terms @ fit.joules)).sum()) + quiet_j
+
+
+def _quiet_j(gaps: list[tuple[float, float]], begin: float, since: float, fit: Fit) -> float:
+    """Joules of the time with nothing to do: at first a board cools. since: how long it already had at the begin."""
+    total = 0.0
+    for start, seconds in gaps:
+        tail = min(seconds, max(0.0, TAIL_S - (since if start == begin else 0.0)))
+        total += tail * float(fit.joules[1]) + (seconds - tail) * float(fit.joules[0])
+    return total
 
 
 def asked(windows: Windows, begin: float, end: float) -> list[Asked]:
@@ -86,10 +99,10 @@ def asked(windows: Windows, begin: float, end: float) -> list[Asked]:
 
 def steps_of(
     coming: list[Asked], seconds: Floats, begin: float, end: float, *, cut: bool
-) -> tuple[Floats, Floats, float]:
-    """(work of each step in FEATURES order, its seconds, idle seconds). cut: what would run after the end is left
-    out."""
-    now, idle = begin, 0.0
+) -> tuple[Floats, Floats, list[tuple[float, float]]]:
+    """(work of each step in FEATURES order, its seconds, start and seconds of each gap). cut: what would run after the
+    end is left out."""
+    now, gaps = begin, list[tuple[float, float]]()
     queue, waiting, batch = coming[::-1], list[list[float]](), _Batch()  # waiting: [left to compute, context, decode]
     work, took = [], []
     while (queue or waiting or batch.decoding) and not (cut and now >= end):
@@ -97,7 +110,7 @@ def steps_of(
             one = queue.pop()
             waiting.append([one.prefill, one.cached, one.decode])
         if not waiting and not batch.decoding:
-            idle += queue[-1].sent - now
+            gaps.append((now, queue[-1].sent - now))
             now = queue[-1].sent
             continue
         row = _step(waiting, batch)
@@ -106,8 +119,9 @@ def steps_of(
         work.append([part * x for x in row])
         took.append(part * duration)
         now += duration
-    idle += max(0.0, end - now)
-    return np.array(work, float), np.array(took, float), idle
+    if end > now:
+        gaps.append((now, end - now))
+    return np.array(work, float), np.array(took, float), gaps
 
 
 def _step(waiting: list[list[float]], batch: _Batch) -> list[float]:

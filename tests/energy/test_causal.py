@@ -18,22 +18,23 @@ IDLE_W, S = 100.0, 1_000_000_000
 COST_J = np.array([10.0, 30.0])
 
 
-def _world(noise_j: float, seed: int = 3) -> tuple[Basis, Labels, list[dict[str, float]]]:
-    """30 phases of 4 s in one load band; each request takes 0.5 s one after another and costs what its type does."""
+def _world(noise_j: float, seed: int = 3, shared_j: float = 0.0) -> tuple[Basis, Labels, list[dict[str, float]]]:
+    """30 phases of 4 s in one load band; each request takes 0.5 s one after another and costs what its type does; the
+    first of a phase brings what the phase's requests share."""
     rng = np.random.default_rng(seed)
     kinds, sent, phases = [], [], []
     t, joules, now = [0.0], [0.0], 0.0
     for _ in range(30):
         phases.append({"phase": "mix", "rate": 2, "t_ns": round(now * S), "end_ns": round((now + 4) * S)})
-        of = rng.integers(0, 2, 6)
+        of = rng.integers(0, 2, rng.integers(3, 8))
         for k, kind in enumerate(of):
             kinds.append(int(kind))
             sent.append(now + 0.5 * k)
             t.append(now + 0.5 * (k + 1))
-            joules.append(joules[-1] + COST_J[kind] + rng.normal(0, noise_j))
+            joules.append(joules[-1] + COST_J[kind] + rng.normal(0, noise_j) + (shared_j if k == 0 else 0))
         now += 4
         t.append(now)
-        joules.append(joules[-1] + IDLE_W * 1.0)
+        joules.append(joules[-1] + IDLE_W * (4 - 0.5 * len(of)))
     n, start = len(sent), np.array(sent)
     one, end = np.ones(n), start + 0.5
     grid = np.union1d(np.array(t), start)
@@ -75,3 +76,11 @@ def test_only_right_shares_agree(given_j: tuple[float, float], noise_j: float, a
     (band,) = shares_check(basis, classes, active, phases, IDLE_W)
     assert band["stretches"] == 30
     assert {name: row["agrees"] for name, row in band["types"].items()} == {"a": agrees, "b": agrees}
+
+
+def test_where_energy_is_not_proportional_to_counts_nothing_is_decided() -> None:
+    basis, classes, phases = _world(0.1, shared_j=60.0)
+    active = np.rint(COST_J[classes.codes] * 1e6).astype(np.int64)
+    (band,) = shares_check(basis, classes, active, phases, IDLE_W)
+    assert {row["agrees"] for row in band["types"].values()} == {None}
+    assert all("not proportional" in row["why"] for row in band["types"].values())

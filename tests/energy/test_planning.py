@@ -42,13 +42,13 @@ def _by_hand(coming: list[Asked]) -> tuple[float, float, float]:
 
 def test_a_batch_is_stepped_as_by_hand() -> None:
     coming = [Asked(0.0, 100, 0, 7), Asked(0.0, 50, 20, 3), Asked(0.03, 400, 0, 5)]
-    work, took, idle = steps_of(list(coming), SECONDS, 0.0, 0.0, cut=False)
+    work, took, gaps = steps_of(list(coming), SECONDS, 0.0, 0.0, cut=False)
     end, read, made = _by_hand(coming)
     assert took.sum() == pytest.approx(end)
     assert work[:, 4].sum() == pytest.approx(read)
     assert work[:, 3].sum() == made == 15
     assert work[:, 1].sum() == 550
-    assert idle == 0
+    assert gaps == []
 
 
 def test_what_runs_past_the_end_is_cut_only_where_the_next_phase_has_it() -> None:
@@ -73,3 +73,13 @@ def test_phases_back_to_back_add_up() -> None:
     parts = [planned_j(windows, fit, a, b) for a, b in ((0.0, 5.0), (5.0, 14.0))]
     assert sum(parts) == pytest.approx(planned_j(windows, fit, 0.0, 14.0), rel=0.01)
     assert parts[0] > 0.3 * sum(parts)
+
+
+def test_a_board_cools_before_it_idles() -> None:
+    """Two short requests 10 s apart, ended 1 s before the phase: 1 s of tail left, then idle, and 2 s after each."""
+    joules = np.array([50.0, 80.0, 200.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    fit = Fit(joules, 0 * joules, np.array([0.1, 0, 0, 0, 0]), 1.0, 0.0, 99, "", np.zeros((8, 8)))
+    windows = _windows([(0.0, 1.0, 1.0, 10.0, 0.0), (5.0, 5.1, 5.1, 10.0, 0.0), (15.0, 15.1, 15.1, 10.0, 0.0)])
+    found = planned_j(windows, fit, 2.0, 20.0)
+    tail_s = 1 + 2 + 2
+    assert found == pytest.approx(0.2 * 200 + tail_s * 80 + (18 - 0.2 - tail_s) * 50)
