@@ -20,7 +20,7 @@ from traces.records import is_call
 from traces.rundir import RunDir
 
 _REFUSED = "rejected"
-_NO_REQUEST = ("ok", "skipped", _REFUSED, "cancelled")
+NO_FAILURE = ("ok", "skipped", _REFUSED, "cancelled")
 
 
 def complete(run: RunDir, *, policy: str = "fitted", report: bool = True) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def count(run: RunDir) -> dict[str, Any]:
         "workflows": len(classes),
         "classes": dict(sorted(Counter(classes.values()).items())),
         "requests": sent,
-        "errors": sum(n for outcome, n in outcomes.items() if outcome not in _NO_REQUEST),
+        "errors": sum(n for outcome, n in outcomes.items() if outcome not in NO_FAILURE),
         "rejected": outcomes[_REFUSED],
         "outcomes": dict(sorted(outcomes.items())),
     }

@@ -76,7 +76,9 @@ def ledger_table(components: dict[str, dict[str, Any]], title: str = "joules") -
 
 
 def lines(summary: dict[str, Any]) -> list[str]:
-    """The level, the truth error where truth is known, validity."""
+    """The level, the truth error where truth is known, failures by kind, validity."""
+    from joulegraph.finish import NO_FAILURE
+
     out = [f"level {summary['level']}" + (", sensors simulated by the embedded engine" if summary["simulated"] else "")]
     if not summary.get("components"):
         out += [f"note: {note}" for note in summary.get("notes") or ()]
@@ -88,10 +90,13 @@ def lines(summary: dict[str, Any]) -> list[str]:
     out += summary.get("figures") or ()
     if summary.get("rejected"):
         out.append(
-            f"{counted(summary['rejected'], 'request')} rejected by the engine's rules, such as its context length"
+            f"{counted(summary['rejected'], 'request')} refused by the engine (4xx: too long for its context, unknown "
+            "model, too many at once)"
         )
     if summary.get("errors"):
-        out.append(f"{counted(summary['errors'], 'request')} failed")
+        kinds = {k: n for k, n in (summary.get("outcomes") or {}).items() if k not in NO_FAILURE}
+        words = ", ".join(f"{n:,} {kind}" for kind, n in sorted(kinds.items(), key=lambda item: -item[1]))
+        out.append(f"{counted(summary['errors'], 'request')} failed" + (f": {words}" if words else ""))
     left_out = summary.get("left_out")
     if left_out:
         count, first = left_out["count"], left_out["first"][0]

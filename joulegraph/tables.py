@@ -41,16 +41,24 @@ def schema_of(record: type) -> pa.Schema:
     return pa.schema([(f.name, column_type(str(f.type))) for f in fields(record)])
 
 
+def defaults_of(record: type) -> dict[str, Any]:
+    """What a field is where a row leaves it out: a first attempt says no `attempts`, and it was one, not unknown."""
+    return {f.name: f.default for f in fields(record) if isinstance(f.default, int | str)}
+
+
 def _cell(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
         return orjson.dumps(value).decode()
     return value
 
 
-def _batches(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _batches(rows: Iterator[dict[str, Any]], schema: pa.Schema, defaults: dict[str, Any]) -> Iterator[pa.RecordBatch]:
     while chunk := list(islice(rows, BATCH_ROWS)):
         columns = [
-            pa.array([_cell(row.get(column.name), column.type) for row in chunk], type=column.type) for column in schema
+            pa.array(
+                [_cell(row.get(column.name, defaults.get(column.name)), column.type) for row in chunk], type=column.type
+            )
+            for column in schema
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -64,7 +72,7 @@ def write_tables(run: RunDir) -> dict[str, int]:
         part = run.file(f"{name}.parquet.part")
         count = 0
         writer: pq.ParquetWriter | None = None
-        for batch in _batches(rows, schema):
+        for batch in _batches(rows, schema, defaults_of(record)):
             writer = writer or pq.ParquetWriter(part, schema, compression="zstd")
             writer.write_batch(batch)
             count += batch.num_rows

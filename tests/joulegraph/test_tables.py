@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from joulegraph.show import lines
 from joulegraph.tables import TABLES, schema_of, write_tables
 from traces.records import DispatchRecord, PowerSample
 from traces.rundir import RunDir
@@ -27,6 +28,27 @@ dispatches = st.builds(
     deps=st.lists(st.fixed_dictionaries({"on": st.text(max_size=3)}), max_size=2).map(tuple),
     t_sent_ns=st.none() | st.integers(0, 2**60),
 )
+
+
+def test_what_a_row_leaves_out_is_its_default_and_not_unknown(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    writer = run.writer("dispatch", "0", mono_ns=0, wall_ns=0)
+    row = {"request_id": "a", "workflow_id": "w", "wire_id": "x", "outcome": "ok", "due_ns": 1, "t_end_ns": 2}
+    writer.write(row)
+    writer.write({**row, "attempts": 3})
+    writer.close()
+    write_tables(run)
+    (first, again) = pq.read_table(run.file("dispatch.parquet")).to_pylist()
+    assert (first["attempts"], again["attempts"]) == (1, 3)
+    assert (first["delay_ns"], first["kind"], first["t_sent_ns"]) == (0, "llm", None)
+
+
+def test_failures_are_told_by_kind() -> None:
+    summary = {"level": "L0", "simulated": False, "state": "complete", "errors": 12, "rejected": 2}
+    outcomes = {"ok": 2, "rejected": 2, "upstream_died": 3, "error": 9, "skipped": 4}
+    said = lines({**summary, "outcomes": outcomes})
+    assert "12 requests failed: 9 error, 3 upstream_died" in said
+    assert any(line.startswith("2 requests refused by the engine (4xx") for line in said)
 
 
 @given(st.lists(dispatches, min_size=1, max_size=20))
