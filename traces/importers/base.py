@@ -171,6 +171,11 @@ class Head:
         return frozenset(value) if isinstance(value, dict) else frozenset()
 
 
+def json_files(path: Path) -> list[Path]:
+    """A file itself, or the JSON files of a folder in order of their names."""
+    return sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl")) if path.is_dir() else [path]
+
+
 def document(path: Path) -> Any:
     """A whole JSON file. UserError when it is damaged, too large, or not JSON."""
     with open_binary(path) as file:

@@ -14,7 +14,7 @@ from typing import Any
 from traces.errors import UserError
 from traces.fields import Where
 from traces.importers import spans as sp
-from traces.importers.base import Head, Imported, ImportOptions, Notes, document, json_rows
+from traces.importers.base import Head, Imported, ImportOptions, Notes, document, json_files, json_rows
 from traces.importers.link import ESTIMATE_ATTRS, ESTIMATED, Links, Unique, estimate_tokens, settle, words
 from traces.importers.otel_edges import ROW, infer, nesting, recorded
 from traces.manifest import parse_manifest
@@ -27,7 +27,7 @@ _SAMPLING = ("temperature", "top_p", "top_k", "seed", "frequency_penalty", "pres
 def recognises(head: Head) -> bool:
     """resourceSpans, or an object with a list of spans; a folder whose first file is one."""
     if head.is_dir:
-        files = _files(head.path)
+        files = json_files(head.path)
         return bool(files) and recognises(Head(files[0]))
     first = head.row or head.document
     if isinstance(first, list):
@@ -36,10 +36,6 @@ def recognises(head: Head) -> bool:
         isinstance(first.get("resourceSpans"), list)
         or (isinstance(first.get("spans"), list) and all(isinstance(s, dict) for s in first["spans"]))
     )
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl")) if path.is_dir() else [path]
 
 
 def read(path: Path, options: ImportOptions) -> Imported:
@@ -65,7 +61,7 @@ def _manifest(path: Path, found: list[sp.Span]) -> Manifest:
 
 
 def _spans(path: Path) -> Iterator[sp.Span]:
-    for file in _files(path):
+    for file in json_files(path):
         for where, one in _objects(file):
             if "resourceSpans" in one:
                 yield from sp.of_otlp(where, one)

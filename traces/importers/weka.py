@@ -21,6 +21,7 @@ from traces.importers.base import (
     Notes,
     block_ids,
     document,
+    json_files,
     json_rows,
     objects,
     seconds_ns,
@@ -38,13 +39,9 @@ _ROUND_NS = 1_000 * MS
 def recognises(head: Head) -> bool:
     """A document (or first line) with block_size, hash_id_scope and requests; a folder whose first file is one."""
     if head.is_dir:
-        files = _files(head.path)
+        files = json_files(head.path)
         return bool(files) and recognises(Head(files[0]))
     return head.keys >= {"block_size", "hash_id_scope", "requests"}
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.suffix in (".json", ".jsonl")) if path.is_dir() else [path]
 
 
 def read(path: Path, options: ImportOptions) -> Imported:
@@ -62,7 +59,7 @@ def read(path: Path, options: ImportOptions) -> Imported:
 
 
 def _documents(path: Path) -> Iterator[tuple[Where, dict[str, Any]]]:
-    for file in _files(path):
+    for file in json_files(path):
         head = Head(file)
         if head.row and head.row.keys() >= {"requests"} and len(head.lines) > 1:
             yield from json_rows(file)
