@@ -15,10 +15,14 @@ from energy.predict import Basis
 from energy.tables import Floats, Ints, Labels
 
 TOLERANCE = 0.03
+APART_S = 0.2
+"""stretches are cut where nothing was in flight for so long"""
+AROUND_S = 0.5
+"""a stretch reaches so far into the quiet around it, half the gap at most: a sensor shows its ends early or late"""
 
 
 def shares_check(
-    basis: Basis, classes: Labels, active_uj: Ints, phases: list[dict[str, Any]], idle_w: float
+    basis: Basis, classes: Labels, active_uj: Ints, phases: list[dict[str, Any]], idle_w: float, tail_w: float
 ) -> list[dict[str, Any]]:
     """Per load band (the phases' `rate`) and type: regressed and attributed joules per request, standard error, verdict
     True | False | None (not testable)."""
@@ -31,7 +35,11 @@ def shares_check(
     for rate, spans in sorted(bands.items(), key=lambda band: (isinstance(band[0], str), band[0])):
         stretches = [s for span in spans for s in _busy_stretches(basis, span)]
         out.append(
-            {"rate": rate, "stretches": len(stretches), "types": _band(basis, classes, active_uj, stretches, idle_w)}
+            {
+                "rate": rate,
+                "stretches": len(stretches),
+                "types": _band(basis, classes, active_uj, stretches, idle_w, tail_w),
+            }
         )
     return out
 
@@ -44,17 +52,21 @@ def _busy_stretches(basis: Basis, span: tuple[float, float]) -> list[tuple[float
         return []
     order = mine[np.argsort(w.sent[mine])]
     reach = np.maximum.accumulate(w.last[order])
-    cut = np.flatnonzero(w.sent[order][1:] > reach[:-1] + 0.2) + 1
-    parts = np.split(order, cut)
-    return [(float(w.sent[p].min()) - 1e-6, float(w.last[p].max()) + 0.1) for p in parts]
+    begin, end = w.sent[order][1:], reach[:-1]
+    cut = np.flatnonzero(begin > end + APART_S) + 1
+    middle = [span[0], *((begin + end)[cut - 1] / 2).tolist(), span[1]]
+    return [
+        (max(low, float(w.sent[p].min()) - AROUND_S), min(high, float(w.last[p].max()) + AROUND_S))
+        for p, low, high in zip(np.split(order, cut), middle, middle[1:], strict=False)
+    ]
 
 
 def _band(
-    basis: Basis, classes: Labels, active_uj: Ints, stretches: list[tuple[float, float]], idle_w: float
+    basis: Basis, classes: Labels, active_uj: Ints, stretches: list[tuple[float, float]], idle_w: float, tail_w: float
 ) -> dict[str, dict[str, Any]]:
     w = basis.windows
     lag = basis.lag.lag_s
-    x, y, given = [], [], []
+    x, y, given, lit = [], [], [], 0.0
     for begin, end in stretches:
         mine = w.row[(w.sent >= begin) & (w.sent < end)]
         codes = classes.codes[mine]
@@ -62,13 +74,19 @@ def _band(
         x.append(np.bincount(codes[known], minlength=len(classes.names)))
         given.append(np.bincount(codes[known], active_uj[mine][known], len(classes.names)))
         edges = basis.curve.at(np.array([begin + lag, end + lag]) * 1e9 + w.origin_ns)
-        busy = float(np.diff(np.interp([begin, end], basis.work.t, basis.work.busy))[0])
-        y.append((edges[1] - edges[0]) / 1e6 - idle_w * (end - begin - busy))
+        _, busy, tail = (np.diff(v, axis=0) for v in basis.work.at(np.array([begin, end])))
+        quiet = idle_w * (end - begin - busy[0] - tail[0]) + tail_w * tail[0]
+        y.append((edges[1] - edges[0]) / 1e6 - quiet)
+        lit += float(busy[0])
     if not x:
         return {}
     counts, joules = np.array(x, float), np.array(y)
     types = np.flatnonzero(counts.sum(0) > 0)
-    return _verdicts(counts[:, types], joules, np.array(given)[:, types] / 1e6, [classes.names[k] for k in types])
+    blur_s = basis.lag.spread_s + float(np.median(basis.curve.bracket_ns)) / 1e9
+    blur_j = blur_s * max(float(joules.sum()), 0.0) / max(lit, 1e-9)
+    return _verdicts(
+        counts[:, types], joules, np.array(given)[:, types] / 1e6, [classes.names[k] for k in types], blur_j
+    )
 
 
 FEW, CROOKED, LOOSE = (
@@ -78,7 +96,10 @@ FEW, CROOKED, LOOSE = (
 )
 
 
-def _verdicts(counts: Floats, joules: Floats, given: Floats, names: list[str]) -> dict[str, dict[str, Any]]:
+def _verdicts(
+    counts: Floats, joules: Floats, given: Floats, names: list[str], blur_j: float
+) -> dict[str, dict[str, Any]]:
+    """blur_j: what a sensor may lose or gain at the ends of every stretch alike, which no scatter shows."""
     per_request = given.sum(0) / counts.sum(0)
     freedom = len(joules) - counts.shape[1]
     if freedom < 2 or np.linalg.matrix_rank(counts) < counts.shape[1]:
@@ -86,7 +107,9 @@ def _verdicts(counts: Floats, joules: Floats, given: Floats, names: list[str]) -
             n: {"attributed_j": float(a), "regressed_j": None, "se_j": None, "agrees": None, "why": FEW}
             for n, a in zip(names, per_request, strict=True)
         }
-    beta, se = _regressed(counts, joules)
+    beta, scatter = _regressed(counts, joules)
+    alike = np.linalg.lstsq(counts, np.full(len(joules), blur_j), rcond=None)[0]
+    se = np.hypot(scatter, alike)
     crooked = _crooked(counts, joules)
     out: dict[str, dict[str, Any]] = {}
     for k, name in enumerate(names):

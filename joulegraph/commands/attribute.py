@@ -94,5 +94,6 @@ def predictions(result: Any, path: Path, profile: Any = None) -> dict[str, Any]:
         )
     basis = Basis.of(gpu.curve, gpu.lag, gpu.work, gpu.windows)
     active = next(f for f in result.figures if f.component == "gpu").active.sum(1)
-    shares = shares_check(basis, result.requests.classes, active, phases, gpu.fit.power_idle_w())
+    quiet_w = (gpu.fit.power_idle_w(), float(gpu.fit.joules[1]))
+    shares = shares_check(basis, result.requests.classes, active, phases, *quiet_w)
     return {"phases": predict(basis, phases, profile), "shares": shares}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,7 +75,7 @@ def _world(noise_j: float, seed: int = 3, shared_j: float = 0.0) -> tuple[Basis,
 def test_only_right_shares_agree(given_j: tuple[float, float], noise_j: float, agrees: bool | None) -> None:
     basis, classes, phases = _world(noise_j)
     active = np.rint(np.array(given_j)[classes.codes] * 1e6).astype(np.int64)
-    (band,) = shares_check(basis, classes, active, phases, IDLE_W)
+    (band,) = shares_check(basis, classes, active, phases, IDLE_W, IDLE_W)
     assert band["stretches"] == 30
     assert {name: row["agrees"] for name, row in band["types"].items()} == {"a": agrees, "b": agrees}
 
@@ -81,6 +83,15 @@ def test_only_right_shares_agree(given_j: tuple[float, float], noise_j: float, a
 def test_where_energy_is_not_proportional_to_counts_nothing_is_decided() -> None:
     basis, classes, phases = _world(0.1, shared_j=60.0)
     active = np.rint(COST_J[classes.codes] * 1e6).astype(np.int64)
-    (band,) = shares_check(basis, classes, active, phases, IDLE_W)
+    (band,) = shares_check(basis, classes, active, phases, IDLE_W, IDLE_W)
     assert {row["agrees"] for row in band["types"].values()} == {None}
     assert all("not proportional" in row["why"] for row in band["types"].values())
+
+
+def test_what_a_sensor_blurs_is_in_the_error() -> None:
+    """Stretches whose ends are known within 0.2 s: a type's joules are not, however little they scatter."""
+    basis, classes, phases = _world(0.1)
+    active = np.rint(COST_J[classes.codes] * 1e6).astype(np.int64)
+    (band,) = shares_check(replace(basis, lag=Lag(0.0, 0.2, False)), classes, active, phases, IDLE_W, IDLE_W)
+    assert {row["agrees"] for row in band["types"].values()} == {None}
+    assert all(row["why"] == "the regression is less certain than 3 %" for row in band["types"].values())
