@@ -19,7 +19,7 @@ from proxy.outbox import Outbox
 from proxy.page import Page
 from proxy.parrot import Parrot
 from proxy.rowline import line
-from proxy.study import LARGE_BODY, find_tag, read_request
+from proxy.study import find_tag, read_request
 from proxy.upstream import Pool
 from traces.seams import Connect, NowNs
 from traces.status import StatusPage
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from proxy.relay import Relay
 
 SWEEP_S = 0.5
-STUDY_LATER_S = 0.005
-"""a large body is hashed this much later (or at the end), so that the reply does not wait for it"""
+LATER_S, MAX_LATER = 0.02, 32
+"""requests are read and recorded this much later, or once so many wait: one at a time, between two system calls, it
+costs three times as much as in a row, and a reply that is on its way does not wait for it"""
 
 
 class Hub:
@@ -68,8 +69,10 @@ class Hub:
         self._sweeper: asyncio.TimerHandle | None = None
         self.outbox = Outbox(self.loop)
         self._sent: list[Exchange] = []
-        """went on in this turn of the loop: their requests are to be read"""
-        self._ended: list[Exchange] = []
+        """went on in this turn of the loop: their tags are to be found"""
+        self._waiting: list[tuple[Callable[[Exchange], None], Exchange]] = []
+        """what is left to do, in the order of its events: edges are found by what ended before"""
+        self._later: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
         targets = [parse_target(url) for url in config.upstreams]
@@ -78,55 +81,66 @@ class Hub:
             for t in targets
         ]
         self.single = len(self.pools) == 1
+        self._max_later = MAX_LATER
         if config.engine == "parrot":
             self.parrot = Parrot(self, write, tls)
+            self._max_later = 1  # a session's opening is understood before its first call comes
 
     def choose(self) -> Pool:
         """The engine with the fewest requests under way; the first of equals."""
         return min(self.pools, key=lambda pool: pool.busy)
 
-    # ---- after the bytes of this turn of the loop went out
+    # ---- after the bytes went out
 
     def look_later(self, exchange: Exchange) -> None:
-        """A request went on: read it after the turn."""
-        if not self._sent and not self._ended:
-            self.loop.call_soon(self._after_turn)
+        """A request went on: find its tag after this turn of the loop, read the rest later."""
+        if not self._sent:
+            self.loop.call_soon(self._find_tags)
         self._sent.append(exchange)
 
     def settle(self, exchange: Exchange) -> None:
-        """An exchange ended: record it after the turn."""
-        if not self._sent and not self._ended:
-            self.loop.call_soon(self._after_turn)
-        self._ended.append(exchange)
+        """An exchange ended: record it later."""
+        self.in_flight = in_flight = self.in_flight - 1
+        self.page.left(in_flight)
+        if in_flight == 0:
+            self._idle.set()
+        self._put_off(self._write_down, exchange)
 
-    def _after_turn(self) -> None:
+    def _find_tags(self) -> None:
         self.outbox.send()
         sent, self._sent = self._sent, []
-        ended, self._ended = self._ended, []
         for exchange in sent:
             try:
-                self._look(exchange)
+                find_tag(exchange, self.lineage)
             except Exception as error:  # noqa: BLE001 - a bug is shown, but must not take the others of this turn along
                 self._show(error)
-        for exchange in ended:
-            self.in_flight -= 1
-            try:
-                self._write_down(exchange)
-            except Exception as error:  # noqa: BLE001 - as above; nor may it hold up a drain
-                self._show(error)
-        if self.in_flight == 0:
-            self._idle.set()
+            self._put_off(self._look, exchange)
 
-    def _look(self, exchange: Exchange) -> None:
-        """Read what a request says; of a large body the tag alone, the rest a little later."""
-        if len(exchange.body) > LARGE_BODY:
-            find_tag(exchange, self.lineage)
-            self.loop.call_later(STUDY_LATER_S, read_request, exchange, self.config, self.lineage)
-        else:
-            read_request(exchange, self.config, self.lineage)
+    def _put_off(self, work: Callable[[Exchange], None], exchange: Exchange) -> None:
+        waiting = self._waiting
+        waiting.append((work, exchange))
+        if len(waiting) == self._max_later:
+            self.loop.call_soon(self._catch_up)
+        elif self._later is None:
+            self._later = self.loop.call_later(LATER_S, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._later = None
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for work, exchange in waiting:
+            try:
+                work(exchange)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._show(error)
 
     def _show(self, error: Exception) -> None:
         self.loop.call_exception_handler({"message": "while a request was recorded", "exception": error})
+
+    def _look(self, exchange: Exchange) -> None:
+        read_request(exchange, self.config, self.lineage)
 
     # ---- life of an exchange
 
@@ -172,8 +186,7 @@ class Hub:
         self.page.set("queued", self.gate.queued)
 
     def _write_down(self, exchange: Exchange) -> None:
-        if exchange.unread:
-            read_request(exchange, self.config, self.lineage)
+        read_request(exchange, self.config, self.lineage)
         seen, tag = exchange.settled(), exchange.tag
         prompt_tokens = 0
         if seen is not None:
@@ -182,7 +195,7 @@ class Hub:
             if response is not None or seen.tool_call_ids:
                 workflow = tag.workflow_id if tag is not None else None
                 self.lineage.learn(exchange.name, workflow, response, seen.tool_call_ids)
-        self.page.ended(exchange, self.in_flight, prompt_tokens)
+        self.page.ended(exchange, prompt_tokens)
         if self.parrot is not None:
             self.parrot.take(exchange, exchange.row())
         elif self._write_line is not None:
@@ -193,6 +206,7 @@ class Hub:
     async def idle(self) -> None:
         """Until every exchange is recorded."""
         await self._idle.wait()
+        self._catch_up()
 
     # ---- timers
 
@@ -217,3 +231,6 @@ class Hub:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None

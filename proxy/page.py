@@ -60,6 +60,10 @@ class Page:
         slots[self._requests] += 1
         slots[self._in_flight] = in_flight
 
+    def left(self, in_flight: int) -> None:
+        """A request ended."""
+        self._slots[self._in_flight] = in_flight
+
     def set(self, name: str, value: int) -> None:
         """One gauge."""
         self.status.set(name, value)
@@ -68,10 +72,9 @@ class Page:
         """One counter."""
         self.status.add(name, value)
 
-    def ended(self, exchange: Exchange, in_flight: int, tokens_in: int) -> None:
+    def ended(self, exchange: Exchange, tokens_in: int) -> None:
         """Count a finished exchange; of calls of a model (not of scrapes) the latencies too, from arrival."""
         slots = self._slots
-        slots[self._in_flight] = in_flight
         slots[self._done] += 1
         slots[self._tokens_in] += tokens_in
         slots[self._bytes_out] += exchange.bytes_out

@@ -33,7 +33,7 @@ class RunningProxy:
 
     @property
     def in_flight(self) -> int:
-        """Requests whose record is not written yet."""
+        """Requests under way."""
         return self._hub.in_flight
 
     def set_limit(self, limit: int | None) -> None:

@@ -18,8 +18,6 @@ from proxy.lineage import Lineage
 from proxy.splice import SPLICED_APIS, splice
 from traces.tags import from_headers
 
-LARGE_BODY = 16 << 10
-"""bytes; a longer one is not hashed while a reply may be on its way"""
 _MAYBE_OBJECT = (b"{", b" ", b"\n", b"\r", b"\t")
 
 

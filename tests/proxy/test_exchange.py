@@ -72,7 +72,7 @@ def test_reads_add_up(script: list[tuple[int, list[str]]], framing: int) -> None
     assert (record.t_first_token_ns, record.t_last_token_ns) == (first, last)
     assert len(record.read_dt_ns) == len(record.read_bytes) == len(record.read_tokens) == len(script)
     page = Page(None)
-    page.ended(exchange, 0, 0)
+    page.ended(exchange, 0)
     shown = StatusReader(page.status)
     assert sum(shown.histogram("e2e")) == 1
     assert sum(shown.histogram("ttft")) == (1 if tokens else 0)

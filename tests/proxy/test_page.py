@@ -29,6 +29,6 @@ def test_each_token_after_the_first_read_adds_one_pause(reads: list[tuple[int, i
             pause, started = 0, True
     exchange.t_first_token_ns, exchange.t_last_token_ns = (6, 7) if started else (None, None)
     exchange.end("ok", 10)
-    page.ended(exchange, 0, 0)
+    page.ended(exchange, 0)
     slots, index = page.status.slots, page.status.index
     assert [slots[index[name]] for name in histogram_names("itl")] == expected
