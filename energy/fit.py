@@ -77,9 +77,15 @@ class Spans:
     joules: Floats
     seconds: Floats
     begin: Floats
+    trust: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.joules)
+
+    def weight(self) -> Floats:
+        """Of each span's row in a fit: a longer one is known better, but counts once."""
+        even: Floats = 1 / np.sqrt(self.seconds / np.median(self.seconds))
+        return even if self.trust is None else even * np.sqrt(self.trust)
 
     def where(self, keep: Mask) -> Spans:
         """Only the spans kept."""
@@ -87,7 +93,7 @@ class Spans:
         index = np.cumsum(keep) - 1
         return Spans(
             self.terms[cells], self.cell_s[cells], index[self.span[cells]],
-            self.joules[keep], self.seconds[keep], self.begin[keep],
+            self.joules[keep], self.seconds[keep], self.begin[keep], None if self.trust is None else self.trust[keep],
         )  # fmt: skip
 
     def summed(self, factor: Floats) -> Floats:
@@ -187,6 +193,12 @@ def fit_energy(spans: Spans, seconds: Floats, profile: Profile | None = None, *,
     return _fit(spans, joules, factor, seconds, profile, cap)
 
 
+def fit_again(spans: Spans, fit: Fit, profile: Profile | None = None) -> Fit:
+    """Coefficients of spans that say unequally much, times and power limit as found from all alike."""
+    joules, factor, _, cap = _settled(spans, fit.seconds, profile, fit.cap_w)
+    return _fit(spans, joules, factor, fit.seconds, profile, cap)
+
+
 def from_profile(profile: Profile) -> Fit:
     """A profile's coefficients as they are, for runs in which nothing was measured."""
     joules = np.array([profile.joules.get(t, 0.0) for t in TERMS])
@@ -215,8 +227,7 @@ def _settled(spans: Spans, seconds: Floats, profile: Profile | None, cap: float)
 
 
 def _solve(x: Floats, spans: Spans, seconds: Floats, profile: Profile | None) -> Floats:
-    y, length = spans.joules, spans.seconds
-    weight = 1 / np.sqrt(length / np.median(length))
+    y, weight = spans.joules, spans.weight()
     prior, loose, _ = _prior(x, spans, seconds, profile)
     scale = np.maximum(np.sqrt((x * x).mean(0)), 1e-30)
     sigma = _noise(y)
@@ -238,8 +249,7 @@ def _sigma(y: Floats, x: Floats, joules: Floats, weight: Floats) -> float:
 
 
 def _fit(spans: Spans, joules: Floats, factor: Floats, seconds: Floats, profile: Profile | None, cap: float) -> Fit:
-    x, y, length = spans.summed(factor), spans.joules, spans.seconds
-    weight = 1 / np.sqrt(length / np.median(length))
+    x, y, length, weight = spans.summed(factor), spans.joules, spans.seconds, spans.weight()
     _, loose, name = _prior(x, spans, seconds, profile)
     rows = x * (weight / _sigma(y, x, joules, weight))[:, None]
     covariance = _inverse(rows.T @ rows + np.diag(1 / loose**2))

@@ -8,14 +8,15 @@ a batch through the time model. May not know: how phases were made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from energy.align import Lag
 from energy.curve import Curve
-from energy.fit import Fit, Profile, Spans, cells, fit_energy, from_profile, spans_of
+from energy.fit import Fit, Profile, Spans, cells, fit_again, fit_energy, from_profile, spans_of
+from energy.likeness import trusted
 from energy.planning import planned_j
 from energy.tables import Floats
 from energy.timefit import fit_time
@@ -26,6 +27,8 @@ from traces.errors import UserError
 SKIPPED = ("gap", "end", "idle", "warmup")
 FEWEST = 8
 """spans with work before a phase that a fit must have; what they cannot tell the prior says"""
+STATE_S = 0.5
+"""a phase's states are means over so long"""
 SURE = 0.05
 """relative standard error of a prediction above which a plan, whose durations rest on as little, is not given"""
 APART, CLOSE_NS = 0.1, 200_000_000
@@ -87,11 +90,12 @@ def _phase(basis: Basis, phase: dict[str, Any], seconds: Floats, profile: Profil
     }
     spans = basis.spans
     before = spans.begin + spans.seconds <= begin + 1e-6
-    held = _fitted(spans.where(before | (spans.begin >= end)), seconds, profile)
+    held = _fitted(basis, spans.where(before | (spans.begin >= end)), seconds, begin, end, profile)
     if held is not None:
         row["held_out_uj"] = round(1e6 * _energy(basis, held, begin, end))
     past = basis.work.until(begin)
-    earlier = _fitted(spans.where(before), fit_time(past) if len(past.t) > 1 else 0 * seconds, profile)
+    times = fit_time(past) if len(past.t) > 1 else 0 * seconds
+    earlier = _fitted(basis, spans.where(before), times, begin, end, profile)
     if earlier is None:
         return row | {"why": "; ".join(filter(None, (lost, "too little precedes this phase to fit on")))}
     row["predicted_uj"] = round(1e6 * _energy(basis, earlier, begin, end))
@@ -125,12 +129,19 @@ def _spacing(curve: Curve, t_ns: int) -> int:
     return int(curve.t_ns[k + 1] - curve.t_ns[k])
 
 
-def _fitted(spans: Spans, seconds: Floats, profile: Profile | None) -> Fit | None:
+def _fitted(
+    basis: Basis, spans: Spans, seconds: Floats, begin: float, end: float, profile: Profile | None
+) -> Fit | None:
+    """Coefficients for a phase from these spans, None where too few of them had work; a profile then stands in."""
     busy = np.bincount(spans.span, spans.terms[:, 2], len(spans)) if len(spans) else np.zeros(0)
     if np.count_nonzero(busy > 0.1) < FEWEST:
         return None if profile is None else from_profile(profile)
     fit = fit_energy(spans, seconds, profile)
-    return None if isinstance(fit, str) else fit
+    if isinstance(fit, str):
+        return None
+    t = np.linspace(begin, end, max(2, round((end - begin) / STATE_S) + 1))
+    terms = np.maximum(cells(basis.work, t), 0)
+    return fit_again(replace(spans, trust=trusted(spans, fit, terms, np.diff(t))), fit, profile)
 
 
 def _energy(basis: Basis, fit: Fit, begin: float, end: float) -> float:
