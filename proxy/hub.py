@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     from proxy.relay import Relay
 
 SWEEP_S = 0.5
-LATER_S, MAX_LATER = 0.02, 32
+LATER_S, MAX_LATER = 0.02, 16
 """requests are read and recorded this much later, or once so many wait: one at a time, between two system calls, it
 costs three times as much as in a row, and a reply that is on its way does not wait for it"""
+MAX_LOOK = 64 << 10
+"""bytes of request bodies that are read in one turn of the loop (or one longer body): replies do not wait for more"""
 
 
 class Hub:
@@ -120,21 +123,27 @@ class Hub:
         waiting = self._waiting
         waiting.append((work, exchange))
         if len(waiting) == self._max_later:
-            self.loop.call_soon(self._catch_up)
+            self.loop.call_soon(self._catch_up, MAX_LOOK)
         elif self._later is None:
             self._later = self.loop.call_later(LATER_S, self._time_is_up)
 
     def _time_is_up(self) -> None:
         self._later = None
-        self._catch_up()
+        self._catch_up(MAX_LOOK)
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, most: int) -> None:
+        """Do what waits, in order; the rest in the next turn once `most` bytes of bodies were read."""
         waiting, self._waiting = self._waiting, []
-        for work, exchange in waiting:
+        for at, (work, exchange) in enumerate(waiting, 1):
+            most -= len(exchange.body)
             try:
                 work(exchange)
             except Exception as error:  # noqa: BLE001 - as above
                 self._show(error)
+            if most < 0 and at < len(waiting):
+                self._waiting = waiting[at:] + self._waiting
+                self.loop.call_soon(self._catch_up, MAX_LOOK)
+                return
 
     def _show(self, error: Exception) -> None:
         self.loop.call_exception_handler({"message": "while a request was recorded", "exception": error})
@@ -206,7 +215,7 @@ class Hub:
     async def idle(self) -> None:
         """Until every exchange is recorded."""
         await self._idle.wait()
-        self._catch_up()
+        self._catch_up(sys.maxsize)
 
     # ---- timers
 

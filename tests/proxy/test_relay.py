@@ -669,6 +669,20 @@ def test_error_replies_pass_and_count_as_rejected(rig: Any, post: Any) -> None:
     rig(scenario, on_data=answer(reply % (len(body), body)))
 
 
+def test_many_large_bodies_at_once_are_read_turn_by_turn(rig: Any, post: Any) -> None:
+    async def scenario(r: Any) -> None:
+        bodies = [b'{"messages":[{"role":"user","content":"%d%s"}]}' % (k, b"x" * 50_000) for k in range(7)]
+        clients = [await r.client(post(body)) for body in bodies]
+        for client in clients:
+            await client.has(b"200 OK")
+        await r.sleep(0.1)
+        assert len(r.records) == len(bodies)
+        assert [record.t_arrival_ns for record in r.records] == sorted(record.t_arrival_ns for record in r.records)
+        assert len({record.messages[0]["digest"] for record in r.records}) == len(bodies)
+
+    rig(scenario, on_data=answer(OK))
+
+
 def test_metadata_tags_are_answered(rig: Any, post: Any) -> None:
     async def scenario(r: Any) -> None:
         body = json.dumps({"metadata": {"workflow_id": "wé", "workflow_parents": "a;kind=tool,b"}}).encode()
