@@ -57,7 +57,7 @@ class Scale:
         return out
 
 
-SHIPPED = Scale((0.000, 0.635, 0.054, 0.360, -0.637), (2.337, 2.046))
+SHIPPED = Scale((0.000, 0.660, 0.038, 0.449, -0.516), (3.341, 2.881))
 """found on the tuning seeds by scripts/fit_intervals.py, which prints this line"""
 
 
