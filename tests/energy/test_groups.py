@@ -182,7 +182,7 @@ def test_a_recording_of_several_gpus(tmp_path: Path) -> None:
         "gpu0": ["a"], "gpu1": ["a"], "gpu2": ["b"],
     }  # fmt: skip
     (tmp_path / "power.csv").write_text(text + "5,7777777,1\n")
-    with pytest.raises(UserError, match="not a number"):
+    with pytest.raises(UserError, match="line 602: field gpu is 7777777"):
         import_run(tmp_path, tmp_path / "again")
 
 
