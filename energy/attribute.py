@@ -182,7 +182,8 @@ def _works(
     out = {}
     for k in sorted(used):
         work = windows(data.requests, level, scopes[k].rows)
-        work = joined(data.requests, work) if level == "L1" else work
+        work, said = joined(data.requests, work) if level == "L1" else (work, [])
+        notes += said
         steps = steps_of(data.steps, scopes[k], scopes) if level == "L3" else None
         steps = None if steps is None else restated(steps, width_of(work))
         if not curves and (profile is None or not len(work)):

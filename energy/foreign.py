@@ -12,12 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from energy.foreign_power import write_power
-from energy.foreign_requests import end_of, record_of, rows_of, tokens_per_read
+from energy.foreign_requests import record_of, rows_of, tokens_per_read
 from energy.foreign_rows import COUNTS, ITERATION, REQUEST, STEP, checked
-from energy.foreign_text import find
+from energy.foreign_text import find, json_of
 from energy.groups import groups_of
 from energy.phases import load_phases
 from traces.errors import UserError
@@ -36,10 +34,10 @@ def import_run(source: Path, out: Path) -> dict[str, Any]:
         )
     run = RunDir.create(out)
     missing = [n for n in ("power.csv", "ring20ms.csv", "steps.jsonl", "phases.json") if find(source, n) is None]
-    count, repeated = _requests(run, requests)
+    count, repeated, last_ns = _requests(run, requests)
     done: dict[str, Any] = {"requests": count, **({"repeated": repeated} if repeated else {})}
     phases = find(source, "phases.json")
-    done["phases"] = _phases(run, phases, requests) if phases else 0
+    done["phases"] = _phases(run, phases, last_ns) if phases else 0
     done |= write_power(run, source)
     steps = find(source, "steps.jsonl")
     done["steps"] = _steps(run, steps) if steps else 0
@@ -52,26 +50,24 @@ def import_run(source: Path, out: Path) -> dict[str, Any]:
 
 def _engines(path: Path) -> list[dict[str, Any]]:
     """`engines` as run.json has them, checked."""
-    try:
-        document = orjson.loads(path.read_bytes())
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}); fix or remove the file") from error
+    document = json_of(path)
     said = document.get("engines") if isinstance(document, dict) else document
     if not groups_of(said, str(path)) or said is None:
         raise UserError(f"{path}: names no engine; docs/attribution.md has its layout")
     return list(said)
 
 
-def _requests(run: RunDir, path: Path) -> tuple[int, int]:
-    """(requests written, rows left out: the same request once more, by id and times)."""
+def _requests(run: RunDir, path: Path) -> tuple[int, int, int]:
+    """(requests written, rows left out: the same request once more, by id and times; end of the last, ns)."""
     each = tokens_per_read(path)
     writer = run.writer("requests", "0", mono_ns=0, wall_ns=0)
     seen: set[tuple[str, int, int]] = set()
-    number = 0
+    number = last_ns = 0
     try:
         for number, raw in enumerate(rows_of(path), 1):
             record = record_of(checked(raw, REQUEST, f"{path}: line {number}"), each)
-            key = (record.request_id, record.t_arrival_ns, record.t_end_ns or 0)
+            end_ns = record.t_end_ns or 0
+            key, last_ns = (record.request_id, record.t_arrival_ns, end_ns), max(last_ns, end_ns)
             if key not in seen:
                 writer.write(record)
             seen.add(key)
@@ -79,16 +75,15 @@ def _requests(run: RunDir, path: Path) -> tuple[int, int]:
         writer.close()
     if not seen:
         raise UserError(f"{path}: no request in it; a recording needs at least one")
-    return len(seen), number - len(seen)
+    return len(seen), number - len(seen), last_ns
 
 
-def _phases(run: RunDir, path: Path, requests: Path) -> int:
+def _phases(run: RunDir, path: Path, last_ns: int) -> int:
     """Phases as they are, with the end of each: what it says, the start of the next, or the last answer."""
     phases = load_phases(path)
-    last = max(end_of(r) for r in rows_of(requests))
     run.write_json(
         "phases.json",
-        {"phases": [{**p, "end_ns": max(last, p["t_ns"]) if p["end_ns"] is None else p["end_ns"]} for p in phases]},
+        {"phases": [{**p, "end_ns": max(last_ns, p["t_ns"]) if p["end_ns"] is None else p["end_ns"]} for p in phases]},
     )
     return len(phases)
 

@@ -58,23 +58,22 @@ def _outcome(row: dict[str, Any], first: int | None) -> Outcome:
     return "ok" if row.get("error") is None and row.get("status", 200) in (None, 200) else "error"
 
 
-def end_of(row: dict[str, Any]) -> int:
+def _end(row: dict[str, Any]) -> int:
     """When a request ended, ns; of one that was still running when the recording ended its last read, else when it was
     sent: what it drew after that nobody saw."""
     end = row.get("t_end_ns")
     if end is None and row.get("t_first_ns") is not None:
         end = row["t_first_ns"] + 1000 * sum(row.get("token_dt_us") or ())
-    out: int = round(row["t_send_ns"] if end is None else end)
-    return out
+    return int(row["t_send_ns"] if end is None else round(end))
 
 
 def record_of(row: dict[str, Any], each: float) -> RequestRecord:
-    """One foreign row. Latency metrics are in ms; time_to_first_token_ms counts from scheduling. `n_out` is what was
-    asked for: it stands for what was given only where the request ended well. Else its reads say, `each` tokens in
-    one."""
-    usage, metrics = _object(row, "usage"), _object(row, "metrics")
-    sent, end = round(row["t_send_ns"]), end_of(row)
-    first, gaps = None if row.get("t_first_ns") is None else round(row["t_first_ns"]), row.get("token_dt_us") or []
+    """One foreign row, its fields checked (energy.foreign_rows.REQUEST). Latency metrics are in ms;
+    time_to_first_token_ms counts from scheduling. `n_out` is what was asked for: it stands for what was given only
+    where the request ended well. Else its reads say, `each` tokens in one."""
+    usage, metrics = row.get("usage") or {}, row.get("metrics") or {}
+    sent, end = row["t_send_ns"], _end(row)
+    first, gaps = row.get("t_first_ns"), row.get("token_dt_us") or []
     outcome = _outcome(row, first)
     times = np.cumsum([0, *gaps]) * 1000
     last = None if first is None or not gaps else min(int(first + times[-1]), end)
@@ -83,24 +82,24 @@ def record_of(row: dict[str, Any], each: float) -> RequestRecord:
     drafted, accepted = speculated(metrics.get("speculative_decoding"))
     reads = () if first is None else (first - sent, *(int(g) * 1000 for g in gaps))
     return RequestRecord(
-        request_id=str(row["id"]),
-        workflow_id=_name(row.get("workflow")),
-        node_id=_name(row.get("node")),
+        request_id=row["id"],
+        workflow_id=row.get("workflow"),
+        node_id=row.get("node"),
         outcome=outcome,
         t_arrival_ns=sent,
         t_end_ns=end,
-        agent_id=_name(row.get("agent")),
-        class_name=_name(row.get("kind") or row.get("phase")),
+        agent_id=row.get("agent"),
+        class_name=row.get("kind") or row.get("phase"),
         deps=tuple({"on": d} if isinstance(d, str) else d for d in row.get("deps") or ()),
         t_upstream_ns=sent,
         t_first_token_ns=first,
         t_last_token_ns=last,
         status=row.get("status"),
-        error=_name(row.get("error")),
-        upstream=_name(row.get("engine")),
+        error=None if row.get("error") is None else str(row["error"]),
+        upstream=row.get("engine"),
         stream=True,
         prompt_tokens=_count(usage, "prompt_tokens", row.get("n_in")),
-        cached_tokens=_count(_object(usage, "prompt_tokens_details"), "cached_tokens"),
+        cached_tokens=_count(usage.get("prompt_tokens_details") or {}, "cached_tokens"),
         completion_tokens=completion,
         engine_queue_ns=_ms(metrics.get("queue_time_ms")),
         engine_prefill_ns=_ms(metrics.get("time_to_first_token_ms")),
@@ -112,24 +111,10 @@ def record_of(row: dict[str, Any], each: float) -> RequestRecord:
     )
 
 
-def _object(row: dict[str, Any], name: str) -> dict[str, Any]:
-    """An object of a row, empty where there is none."""
-    value = row.get(name) or {}
-    if not isinstance(value, dict):
-        raise TypeError(f"{name!r}")
-    return value
-
-
-def _name(value: Any) -> str | None:
-    """A label, whatever a tool wrote it as."""
-    return None if value is None else str(value)
-
-
-def _count(row: dict[str, Any], name: str, other: Any = None) -> int | None:
+def _count(row: dict[str, Any], name: str, other: int | None = None) -> int | None:
     """Whole tokens; `other` where the row does not say."""
-    value = row.get(name)
-    value = other if value is None else value
-    return None if value is None else max(round(value), 0)
+    value: int | None = row.get(name)
+    return other if value is None else value
 
 
 def _ms(value: float | None) -> int | None:

@@ -20,13 +20,15 @@ LEAST = 0.7
 """of the time that its tokens take must be left: a later read is of a step that computed it already"""
 
 
-def joined(requests: RequestTable, work: Windows) -> Windows:
+def joined(requests: RequestTable, work: Windows, most_reads: int = MOST_READS) -> tuple[Windows, list[str]]:
     """The windows, with prompts that were held up by nothing but the step that ran when they were sent begun at its
-    end: never later than leaves them the time that their tokens take."""
-    if not len(work) or not len(requests.read_ns) or len(requests.read_ns) > MOST_READS:
-        return work
+    end (never later than leaves them the time that their tokens take), and a note where that was left out."""
+    if not len(work) or not len(requests.read_ns):
+        return work, []
+    if len(requests.read_ns) > most_reads:
+        return work, [f"{len(requests.read_ns)} reads, more than {most_reads}: when prompts joined is not looked for"]
     at = (np.sort(requests.read_ns) - work.origin_ns) / 1e9
     after = np.append(at, np.inf)[np.searchsorted(at, work.sent, "right")]
     least = LEAST * work.prefill * pace_of(requests, work)
     held = (work.start <= work.sent + 1e-6) & (after < work.first - least)
-    return replace(work, start=np.where(held, np.maximum(after, work.start), work.start))
+    return replace(work, start=np.where(held, np.maximum(after, work.start), work.start)), []

@@ -25,7 +25,7 @@ from loadgen.clocks import Skew
 from loadgen.replay import ReplayOptions, replay
 from loadgen.target import Target
 from traces.errors import UserError
-from traces.faults import Faults
+from traces.faults import Faults, unheard
 from traces.journal import JournalWriter
 from traces.manifest import manifest_row
 from traces.seams import Connect, NowNs, SleepUntil
@@ -115,7 +115,7 @@ class Opened:
 def opened(trace: Path, arrivals: Arrivals) -> Opened:
     """Read and planned, faults left out. UserError where it is no trace at all, or a figure makes no sense."""
     faults = Faults()
-    file = read_trace(trace, on_problem=lambda _: None)  # told as the workflows are taken
+    file = read_trace(trace, on_problem=unheard)  # told as the workflows are taken
     named = partial(_named, trace, faults)
     planned = plan(file.workflows(named), file.manifest, arrivals)
     return Opened(file, planned.workflows, settled(file.manifest, arrivals, planned), faults)

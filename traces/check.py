@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.faults import unheard
 from traces.fields import Where
 from traces.graph import find_cycle
 from traces.group import by_arrival, contiguous
@@ -53,10 +54,6 @@ class Report:
         self.fault(sentence)
 
 
-def _ignored(sentence: str) -> None:
-    """The first of two passes: the second tells."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Item:
     """A row as the check sees it: the node is None when the row itself is at fault."""
@@ -75,9 +72,9 @@ class _Item:
 
 def check(path: Path, bound: int = BOUND) -> Report:
     """Read the whole trace and report every fault. UserError only when it cannot be read as a trace at all."""
-    trace = read_trace(path, on_problem=lambda _: None)  # told in full below
+    trace = read_trace(path, on_problem=unheard)  # told in full below
     report = Report(path, trace.manifest, trace.declared, bound)
-    layout = layout_of(path, lambda _: None)
+    layout = layout_of(path, unheard)
     if report.manifest.ordered and not layout.ordered:
         why = "rows of a workflow do not stand together" if not layout.contiguous else "arrivals go back in time"
         report.fault(f"{path}:1: manifest.ordered is True, but {why}; write the file again or set it to false")
@@ -109,7 +106,7 @@ def _items(path: Path, report: Report | None) -> Iterator[_Item]:
     """The rows one by one; faults of single rows go to the report (None: the first of two passes, nothing is told)."""
     key: str | None = None
     known: dict[str, tuple[int, ...]] = {}
-    for where, raw in objects(path, _ignored if report is None else report.damaged):
+    for where, raw in objects(path, unheard if report is None else report.damaged):
         given = raw.get("workflow_id")
         own = given if type(given) is str else None
         if own is None or own != key:

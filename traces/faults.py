@@ -10,6 +10,10 @@ from typing import Any
 KEPT = 20
 
 
+def unheard(sentence: str) -> None:
+    """Takes a fault in a pass before the one that tells."""
+
+
 class Faults:
     """Takes the sentences of `TraceFile.workflows(on_problem)`; what they are about was left out."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from traces.errors import UserError
+from traces.faults import unheard
 from traces.fields import Where
 from traces.graph import find_cycle
 from traces.group import Layout, by_arrival, contiguous
@@ -88,10 +89,10 @@ class TraceFile:
         A bad row or a graph that can never run raises UserError; with on_problem it is told there (once per fault) and
         that row or workflow is left out.
         """
-        if self.manifest.ordered or layout_of(self.path, _ignore if on_problem else None).ordered:
+        if self.manifest.ordered or layout_of(self.path, unheard if on_problem else None).ordered:
             groups = _in_order(self.path, contiguous(self.rows(on_problem)), on_problem)
         else:
-            groups = by_arrival(self.rows(_ignore if on_problem else None), self.rows(on_problem))
+            groups = by_arrival(self.rows(unheard if on_problem else None), self.rows(on_problem))
         for group in groups:
             problem = graph_problem(group)
             if problem is None:
@@ -120,10 +121,6 @@ def _in_order(path: Path, groups: Iterable[list[Row]], on_problem: OnProblem | N
             continue
         last = arrival
         yield group
-
-
-def _ignore(problem: str) -> None:
-    """The first of two passes: the second tells."""
 
 
 class _Known:
@@ -219,7 +216,7 @@ def noticed(nodes: Iterable[Node]) -> Manifest:
 
 def workflows(path: Path, on_problem: OnProblem | None = None) -> Iterator[Workflow]:
     """The workflows of a trace file by arrival; see TraceFile.workflows."""
-    return read_trace(path, _ignore if on_problem else None).workflows(on_problem)
+    return read_trace(path, unheard if on_problem else None).workflows(on_problem)
 
 
 def layout_of(path: Path, on_problem: OnProblem | None = None) -> Layout:

@@ -98,8 +98,13 @@ def test_a_prompt_joins_at_the_end_of_the_step_that_runs() -> None:
         step = S + (20 + 8 * k) * S // 25
         rows.append(_seen(f"p{k}", step + (1 + 5 * k) * S // 1000, step + 2 * S // 25, 500))
     table = request_table(rows)
-    w = joined(table, windows(table, "L1"))
+    before = windows(table, "L1")
+    w, notes = joined(table, before)
     assert np.allclose((w.first - w.start)[1:], 0.04, atol=0.002)
+    assert notes == []
+    w, notes = joined(table, before, most_reads=99)
+    assert w is before
+    assert len(notes) == 1
 
 
 def _seen(name: str, sent_ns: int, first_ns: int, prompt: int) -> dict[str, Any]:
