@@ -630,31 +630,6 @@ def test_drain_cuts_off_after_its_time(rig: Any, post: Any) -> None:
     rig(scenario)
 
 
-def test_websocket_tunnel(rig: Any) -> None:
-    async def scenario(r: Any) -> None:
-        client = await r.client(
-            b"GET /v1/realtime?model=m HTTP/1.1\r\nHost: p\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            b"Sec-WebSocket-Key: abc\r\nSec-WebSocket-Version: 13\r\n\r\nearly"
-        )
-        engine = await r.accepted()
-        await engine.has(b"early")
-        assert b"Sec-WebSocket-Key: abc\r\n" in engine.got
-        assert b"Upgrade: websocket\r\n" in engine.got
-        reply = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81\x02hi"
-        engine.send(reply)
-        await client.has(b"hi")
-        assert client.got == reply
-        client.send(b"\x81\x82....")
-        await engine.has(b"\x81\x82....")
-        client.transport.close()
-        await engine.end()
-        record = await r.settle()
-        assert (record.outcome, record.status, record.path) == ("ok", 101, "/v1/realtime")
-        assert record.bytes_in == 11
-
-    rig(scenario)
-
-
 def test_error_replies_pass_and_count_as_rejected(rig: Any, post: Any) -> None:
     body = b'{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}'
 
