@@ -119,9 +119,18 @@ class MemoryTransport(asyncio.Transport):
             if self.peer is not None:
                 self.peer._eof_in = True
                 self.peer._schedule()
-            self._loop.call_soon(self._lose, None)
+            if not self.get_write_buffer_size():  # else once the peer has read it
+                self._loop.call_soon(self._lose, None)
 
     def abort(self) -> None:
+        """What the peer has not read yet is lost."""
+        peer = self.peer
+        if peer is not None and self.get_write_buffer_size():
+            peer._inbox.clear()
+            peer._inbox_bytes = 0
+            peer._schedule()
+            if self._closing:
+                self._loop.call_soon(self._lose, None)
         self.close()
 
     def _schedule(self) -> None:
@@ -142,6 +151,8 @@ class MemoryTransport(asyncio.Transport):
         if sender is not None and sender._writer_paused and self._inbox_bytes < _HIGH_WATER // 4:
             sender._writer_paused = False
             self._loop.call_soon(sender._protocol.resume_writing)
+        if sender is not None and sender._closing and not self._inbox:
+            self._loop.call_soon(sender._lose, None)
         if self._eof_in and not self._inbox and not self._closing:
             self._eof_in = False
             if not self._protocol.eof_received():
@@ -151,6 +162,8 @@ class MemoryTransport(asyncio.Transport):
         if not self._lost:
             self._lost = True
             self._inbox.clear()
+            if self.peer is not None and self.peer._closing:
+                self._loop.call_soon(self.peer._lose, None)
             self._protocol.connection_lost(error)
             self.peer = None
 

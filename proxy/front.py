@@ -222,11 +222,19 @@ class Front(asyncio.Protocol):
         self.relay = self.exchange = None
         self._hub.outbox.send()
         if self._intake.complete or self._transport.is_closing():
-            self._closing_ns = 0
-            self._transport.close()
+            self._flush()
         elif self._closing_ns is None:
             self._closing_ns = self._now_ns() + LINGER_NS
             self._transport.resume_reading()
+
+    def _flush(self) -> None:
+        """Close as soon as everything is out; a client that takes none of it for long is cut off."""
+        self._closing_ns = self._now_ns() + STALL_NS
+        self._transport.close()
+
+    def flushing(self) -> bool:
+        """It closes, and not everything is out yet."""
+        return self._closing_ns is not None and self._transport.get_write_buffer_size() > 0
 
     def pause_upload(self, paused: bool) -> None:
         """Backpressure on the request body."""
@@ -247,7 +255,10 @@ class Front(asyncio.Protocol):
             return
         if self._closing_ns is not None:
             if now > self._closing_ns:
-                self._transport.abort()
+                if self._transport.is_closing():
+                    self._transport.abort()
+                else:
+                    self._flush()
         elif self.paused and now - self._paused_ns > STALL_NS:
             self._transport.abort()
         elif exchange is not None:

@@ -22,6 +22,9 @@ from traces.records import RequestRecord, from_row
 from traces.seams import Connect, NowNs, Serve
 from traces.status import StatusPage
 
+FLUSH_S = 0.05
+"""between two looks at clients that still take the end of their reply"""
+
 
 class RunningProxy:
     """One worker that listens."""
@@ -50,6 +53,8 @@ class RunningProxy:
         try:
             async with asyncio.timeout(timeout_s):
                 await hub.idle()
+                while any(front.flushing() for front in hub.fronts):
+                    await asyncio.sleep(FLUSH_S)
         except TimeoutError:
             pass
         left = hub.in_flight

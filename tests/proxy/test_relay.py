@@ -630,6 +630,55 @@ def test_drain_cuts_off_after_its_time(rig: Any, post: Any) -> None:
     rig(scenario)
 
 
+@pytest.mark.parametrize("closing", [b"1.1\r\nConnection: close", b"1.0"])
+def test_a_slow_client_gets_the_end_of_a_reply_that_closes_its_connection(rig: Any, closing: bytes) -> None:
+    body = b"x" * 300_000
+
+    async def scenario(r: Any) -> None:
+        client = await r.client()
+        client.transport.pause_reading()
+        client.send(b"GET /v1/models HTTP/%s\r\nHost: p\r\n\r\n" % closing)
+        await r.settle()
+        await r.sleep(50)
+        assert client.lost_ns is None
+        client.transport.resume_reading()
+        await client.end()
+        assert body_of(client.got) == body
+
+    rig(scenario, on_data=answer(b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + body))
+
+
+def test_a_drain_waits_for_the_end_of_a_reply_to_be_taken(rig: Any) -> None:
+    body = b"x" * 300_000
+
+    async def scenario(r: Any) -> None:
+        client = await r.client()
+        client.transport.pause_reading()
+        client.send(b"GET /v1/models HTTP/1.1\r\nHost: p\r\n\r\n")
+        await r.settle()
+        draining = r.loop.create_task(r.proxy.drain(10))
+        await r.sleep(5)
+        client.transport.resume_reading()
+        assert await draining == 0
+        await client.end()
+        assert body_of(client.got) == body
+
+    rig(scenario, on_data=answer(b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + body))
+
+
+def test_a_client_that_takes_nothing_of_the_end_is_cut_off(rig: Any) -> None:
+    async def scenario(r: Any) -> None:
+        client = await r.client()
+        client.transport.pause_reading()
+        client.send(b"GET /v1/models HTTP/1.0\r\n\r\n")
+        await r.settle()
+        began = r.loop.now_ns()
+        await client.end()
+        assert 60 <= (client.lost_ns - began) / 1e9 < 62
+
+    rig(scenario, on_data=answer(b"HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n" + b"x" * 300_000))
+
+
 def test_error_replies_pass_and_count_as_rejected(rig: Any, post: Any) -> None:
     body = b'{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}'
 
