@@ -23,6 +23,8 @@ from proxy.framing import CHUNK_SIZE, MAX_SIZE_LINE, Chunked, FramingError, trai
 SPLICED_APIS = frozenset({"chat", "completions"})
 MAX_HELD = 256 << 10
 _INSERT = b'"stream_options":{"include_usage":true},'
+_CONTINUOUS = "continuous_usage_stats"
+"""vLLM heeds it beside include_usage only: with ours it would put usage into events that the client did not want it in"""
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 
@@ -43,7 +45,8 @@ def splice(body: bytes, parsed: Any) -> bytes | None:
     span = _value_span(body, "stream_options")
     if span is None:
         return None
-    return body[: span[0]] + orjson.dumps({**(options or {}), "include_usage": True}) + body[span[1] :]
+    asked = {k: v for k, v in (options or {}).items() if k != _CONTINUOUS}
+    return body[: span[0]] + orjson.dumps({**asked, "include_usage": True}) + body[span[1] :]
 
 
 def _value_span(body: bytes, key: str) -> tuple[int, int] | None:

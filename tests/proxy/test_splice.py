@@ -16,7 +16,7 @@ from proxy.splice import MAX_HELD, UsageCut, is_usage_event, splice
 scalars = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8)
 values = st.recursive(scalars, lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=5), c, max_size=3))
 bodies = st.dictionaries(st.text(max_size=6), values, max_size=5)
-options = st.sampled_from(["absent", None, {}, {"include_usage": False}, {"continuous_usage_stats": False}])
+options = st.sampled_from(["absent", None, {}, {"include_usage": False}, {"include_obfuscation": False}])
 
 
 @given(bodies, options, st.sampled_from([None, 1]), st.sampled_from(["", " ", "\r\n\t"]))
@@ -58,6 +58,11 @@ def test_splice_changes_the_option_where_it_stands() -> None:
         spliced
         == '{"é": "stream_options", "stream_options": {"a":[1,2],"include_usage":true}, "stream": true }'.encode()
     )
+
+
+def test_usage_in_every_event_is_not_switched_on_by_ours() -> None:
+    body = b'{"stream":true,"stream_options":{"continuous_usage_stats":true,"x":1}}'
+    assert splice(body, orjson.loads(body)) == b'{"stream":true,"stream_options":{"x":1,"include_usage":true}}'
 
 
 TOKEN = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a\\n\\"usage\\""}}]}'
