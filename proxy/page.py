@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 from proxy.exchange import Exchange
+from traces.records import is_call
 from traces.status import HISTOGRAM_BUCKETS, StatusPage, histogram_names
 
 COUNTERS = (
@@ -15,6 +16,7 @@ COUNTERS = (
     "in_flight",
     "queued",
     "done",
+    "looks",
     "errors",
     "client_left",
     "refused",
@@ -73,7 +75,8 @@ class Page:
         self.status.add(name, value)
 
     def ended(self, exchange: Exchange, tokens_in: int) -> None:
-        """Count a finished exchange; of calls of a model (not of scrapes) the latencies too, from arrival."""
+        """Count a finished exchange; of calls of a model the latencies too, from arrival. `looks` of those done asked
+        nothing of it (polls of /metrics, lists of models ...)."""
         slots = self._slots
         slots[self._done] += 1
         slots[self._tokens_in] += tokens_in
@@ -83,7 +86,10 @@ class Page:
             self.add("client_left")
         elif outcome != "ok" and outcome != "rejected":
             self.add("errors")
-        if exchange.head.api is None and exchange.watcher is None:
+        head = exchange.head
+        if head.api is None and exchange.watcher is None:
+            if not is_call({"method": head.method, "path": head.path}):
+                self.add("looks")
             return
         whole = exchange.t_end_ns - exchange.t_arrival_ns
         slots[self._e2e + bisect_right(_EDGES, whole)] += 1

@@ -66,6 +66,7 @@ class Proxy:
     in_flight: int
     queued: int
     done: int
+    """those that only look (polls of /metrics ...) left out"""
     errors: int
     client_left: int
     tokens_out: int

@@ -150,7 +150,9 @@ class Watch:
         if not self.pages.get("proxy"):
             return None
         names = ("requests", "in_flight", "queued", "done", "errors", "client_left", "journal_depth", "journal_dropped")
+        looks = self._sum("proxy", "looks")
         counts = {name: self._sum("proxy", name) for name in names}
+        counts["done"] -= looks
         tokens = self._sum("proxy", "tokens_out")
         return Proxy(
             **counts,
