@@ -24,7 +24,7 @@ SPLICED_APIS = frozenset({"chat", "completions"})
 MAX_HELD = 256 << 10
 _INSERT = b'"stream_options":{"include_usage":true},'
 _CONTINUOUS = "continuous_usage_stats"
-"""vLLM heeds it beside include_usage only: with ours it would put usage into events that the client did not want it in"""
+"""vLLM heeds it beside include_usage only: with ours it would put usage into events whose client did not want it"""
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 
