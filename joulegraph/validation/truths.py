@@ -19,6 +19,7 @@ from energy.load import load_run
 from engines.embedded import variants
 from engines.embedded.profiles import Profile, load_profile
 from joulegraph.validation.mixes import Mix, Planned
+from joulegraph.validation.roofline.boards import Chip
 from joulegraph.validation.roofline.recording import record
 from joulegraph.validation.roofline.serving import BLOCK, Asked, Serving
 from joulegraph.validation.runs import Synthetic, synthesise
@@ -46,8 +47,13 @@ def independent(mix: Mix, seed: int, policy: str | None = None) -> Synthetic:
         policy=policy or mix.policy or str(rng.choice(POLICIES)), budget=mix.limits.max_num_batched_tokens,
         sequences=mix.limits.max_num_seqs, kv_tokens=kv,
     )  # fmt: skip
+    return recorded(mix, serving, seed)
+
+
+def recorded(mix: Mix, serving: Serving, seed: int, board: Chip | None = None, kind: str = "counter") -> Synthetic:
+    """The mix served, written down as files, imported and loaded. board: None for the seed's H100."""
     with tempfile.TemporaryDirectory() as folder:
-        truth = record(Path(folder) / "recording", [_asked(p) for p in mix.plan], serving, seed)
+        truth = record(Path(folder) / "recording", [_asked(p) for p in mix.plan], serving, seed, board, kind)
         import_run(Path(folder) / "recording", Path(folder) / "run")
         data = load_run(RunDir.open(Path(folder) / "run"))
     uj = dict(zip(truth.ids, 1e6 * truth.joules, strict=True))

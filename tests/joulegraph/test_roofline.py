@@ -10,7 +10,8 @@ import pytest
 from energy.attribute import attribute
 from energy.foreign import import_run
 from energy.load import load_run
-from joulegraph.validation.roofline.chip import Step, caused, chip, joules, seconds
+from joulegraph.validation.roofline.boards import chip
+from joulegraph.validation.roofline.chip import Step, coalitions, drawn, joules, seconds
 from joulegraph.validation.roofline.recording import record
 from joulegraph.validation.roofline.serving import Asked, Serving, serve
 from traces.rundir import RunDir
@@ -33,9 +34,9 @@ def test_shares_of_a_step_add_up_and_equals_pay_alike(seed: int) -> None:
     tokens = np.array([1.0, 1, 1, 700, 40])
     prefills = (tokens > 1).astype(float)
     step = Step(tokens, tokens * prefills * 1e9, np.array([1e8, 1e8, 5e8, 0, 0]), np.ones(5), prefills)
-    sums = step.columns.sum(0)
-    whole = float(joules(board, sums, seconds(board, sums, np.array(5.0), 0.9), 0.9, 10.0))
-    shares = np.mean([caused(board, step, 0.9, 10.0, rng) for _ in range(40)], axis=0)
+    one = coalitions(board, step.columns.sum(0)[None], np.array([5.0]))
+    whole = float(joules(board, one, seconds(board, one, 0.9), 0.9, 10.0)[0])
+    shares = np.mean([drawn(board, step, 10.0, rng, clock=0.9).shares for _ in range(40)], axis=0)
     assert shares.sum() == pytest.approx(whole)
     assert shares[0] == pytest.approx(shares[1], rel=0.05)
     assert shares[3] > shares[4] > shares[0]

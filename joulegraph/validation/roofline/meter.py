@@ -1,5 +1,7 @@
 """The board's sensors over a served run: a power trace, the energy counter on its grid, instantaneous and mean power.
 
+Kinds of sensor: `counter`, continuous; `duty-cycled`, a counter that sees 25 of every 100 ms (as the power reading of
+A100 and H100 does); `instant` and `average`, no counter at all, the power of such windows or of the last second alone.
 Drawn per seed: gain 0.95-1.05 (boards of one kind differ by up to 5 %), counter period 20-100 ms with 20-80 ms of lag,
 calls of 3-5 ms with a tail (recorded: median 2.8-5.3 ms, p99 17 ms), missing stretches. May not know: requests.
 """
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from joulegraph.validation.roofline.chip import F64, Chip
+from joulegraph.validation.roofline.boards import F64, Chip
 from joulegraph.validation.roofline.serving import Served
 
 LEAD_S, AFTER_S, POLL_S = 6.0, 5.0, 0.02
@@ -68,9 +70,13 @@ def _idle(chip: Chip, seconds: float, kelvin: float, worked: bool) -> float:
     return float(warm * seconds + spare)
 
 
-def read(power: Power, seed: int, missing: int = 2) -> Readings:
-    """Poll every 20 ms. missing: stretches of 0.3-2 s without a reading."""
-    rng = np.random.default_rng([seed, 73])
+KINDS = ("counter", "duty-cycled", "instant", "average")
+
+
+def read(power: Power, seed: int, missing: int = 2, kind: str = "counter", gpu: int = 0) -> Readings:
+    """Poll every 20 ms. missing: stretches of 0.3-2 s without a reading; gpu: of several, each with a gain and a grid
+    of its own."""
+    rng = np.random.default_rng([seed, 73, gpu] if gpu else [seed, 73])
     gain = float(rng.uniform(0.95, 1.05))
     period, lag = float(rng.choice([0.02, 0.05, 0.1, 0.1, 0.1])), float(rng.uniform(0.02, 0.08))
     begin, end = power.t[0] + 0.5, power.t[-1]
@@ -83,8 +89,15 @@ def read(power: Power, seed: int, missing: int = 2) -> Readings:
     taken = t0 + rng.uniform(0.2, 0.8, len(t0)) * call
     grid = begin + rng.uniform(0, period)
     shown = np.floor((taken - grid) / period) * period + grid - lag
-    energy = np.floor(gain * power.at(shown) * 1e3) + 7_654_321
+    energy = np.floor(gain * (_seen_in_part if kind == "duty-cycled" else Power.at)(power, shown) * 1e3) + 7_654_321
     update = np.floor((taken - grid) / 0.1) * 0.1 + grid - 0.02
     instant = 1e3 * gain * (power.at(update) - power.at(update - 0.025)) / 0.025
     average = 1e3 * gain * (power.at(update) - power.at(update - 1.0)) / 1.0
     return Readings(t0, t0 + call, energy, np.rint(instant), np.rint(average), gain)
+
+
+def _seen_in_part(power: Power, shown: F64) -> F64:
+    """Joules that a counter adds up from the last 25 ms of every 100 ms alone."""
+    ends = np.arange(power.t[0], power.t[-1] + 0.2, 0.1)
+    added = np.cumsum(4.0 * (power.at(ends) - power.at(ends - 0.025)))
+    return np.asarray(np.interp(shown, ends, added))

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from joulegraph.validation.roofline.chip import F64, chip
-from joulegraph.validation.roofline.meter import Readings, power_of, read
+from joulegraph.validation.roofline.boards import F64, Chip, chip
+from joulegraph.validation.roofline.meter import Power, Readings, power_of, read
 from joulegraph.validation.roofline.serving import Asked, Run, Served, Serving, serve
 
 EPOCH_S = 1000.0
@@ -52,21 +52,27 @@ def frontend(seed: int) -> Frontend:
     )  # fmt: skip
 
 
-def record(folder: Path, asked: list[Asked], serving: Serving, seed: int) -> Truth:
-    """Serve the requests on the seed's board and write what was seen of it. Returns the truth."""
-    board = chip(seed)
+def record(
+    folder: Path, asked: list[Asked], serving: Serving, seed: int, board: Chip | None = None, kind: str = "counter"
+) -> Truth:
+    """Serve the requests on a board (None: the seed's H100), write what a sensor of that kind and a client saw of it.
+    Returns the truth."""
+    board = board or chip(seed)
     served = serve(board, serving, asked, seed)
-    shown = read(power_of(board, served), seed)
+    power = power_of(board, served)
+    each = Power(power.t, power.joules / board.gpus)
+    shown = [read(each, seed, kind=kind, gpu=k) for k in range(board.gpus)]
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 75])
     rows = [_request(r, served, frontend(seed), rng) for r in served.runs]
     _lines(folder / "requests.jsonl", sorted(rows, key=lambda r: int(r["t_end_ns"])))
     _lines(folder / "steps.jsonl", _steps(served, frontend(seed), rng))
-    _power(folder / "power.csv", shown)
+    _power(folder / "power.csv", shown, kind)
     phases = [{"phase": "idle", "t_ns": _ns(-5.0)}, {"phase": "mix", "t_ns": _ns(0.0)}]
     (folder / "phases.json").write_bytes(orjson.dumps({"phases": phases}))
+    gain = float(np.mean([s.gain for s in shown]))
     joules = np.array([(r.prefill_j, r.decode_j) for r in served.runs])
-    return Truth([r.asked.name for r in served.runs], shown.gain * joules, shown.gain)
+    return Truth([r.asked.name for r in served.runs], gain * joules, gain)
 
 
 def _ns(t_s: float) -> int:
@@ -140,9 +146,13 @@ def _steps(served: Served, front: Frontend, rng: np.random.Generator) -> list[di
     ]  # fmt: skip
 
 
-def _power(path: Path, shown: Readings) -> None:
+COLUMNS = {"instant": ("instant_mw",), "average": ("average_mw",)}
+
+
+def _power(path: Path, shown: list[Readings], kind: str) -> None:
+    columns = COLUMNS.get(kind, ("energy_mj", "instant_mw", "average_mw"))
     with path.open("w") as file:
-        file.write("t0_ns,t1_ns,energy_mj,instant_mw,average_mw\n")
-        for row in zip(shown.t0, shown.t1, shown.energy_mj, shown.instant_mw, shown.average_mw, strict=True):
-            t0, t1, energy, instant, average = row
-            file.write(f"{_ns(t0)},{_ns(t1)},{energy:.0f},{instant:.0f},{average:.0f}\n")
+        file.write(",".join(("t0_ns", "t1_ns", *columns, "gpu")) + "\n")
+        for gpu, one in enumerate(shown):
+            for t0, t1, *values in zip(one.t0, one.t1, *(getattr(one, c) for c in columns), strict=True):
+                file.write(f"{_ns(t0)},{_ns(t1)}," + ",".join(f"{v:.0f}" for v in values) + f",{gpu}\n")

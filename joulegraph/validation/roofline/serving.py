@@ -2,8 +2,8 @@
 
 Policies (`Serving.policy`): `mixed`, running sequences first, then prompts first come, first served, up to the budget;
 `capped`, the same with at most `chunk` tokens of one prompt per step; `alternate`, steps of prompts alone while any
-waits, decodes stand still. A full KV cache throws out the last one admitted, whose tokens are computed again. Clients
-that leave are dropped at the next step. May not know: stamps, sensors.
+waits, decodes stand still; `whole`, the same with prompts never cut. A full KV cache throws out the last one admitted,
+whose tokens are computed again. Clients that leave are dropped at the next step. May not know: stamps, sensors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from math import exp
 
 import numpy as np
 
-from joulegraph.validation.roofline.chip import Chip, Step, caused, clock_of, joules, prefill_flops, seconds
+from joulegraph.validation.roofline.boards import Chip
+from joulegraph.validation.roofline.chip import Step, drawn, prefill_flops
 
 BLOCK = 16
 
@@ -176,7 +177,9 @@ class _Engine:
         left = self.serving.budget
         picked: list[tuple[Run, int]] = []
         prompts = [r for r in self.running if r.computed < r.target]
-        alone = self.serving.policy == "alternate" and (prompts or (self.waiting and self._fits(self.waiting[0])))
+        alone = self.serving.policy in ("alternate", "whole") and (
+            prompts or (self.waiting and self._fits(self.waiting[0]))
+        )
         for r in list(self.running):
             if r not in self.running:
                 continue
@@ -189,10 +192,13 @@ class _Engine:
             picked.append((r, n))
             left -= n
         while self.waiting and left > 0 and not self.preempted and self._fits(self.waiting[0]):
+            whole = self.serving.policy == "whole"
+            if whole and picked and self.waiting[0].asked.prompt + self.waiting[0].made > left:
+                break
             r = self.waiting.popleft()
             self._admit(r)
             self.running.append(r)
-            n = min(r.target - r.computed, left, self._most(r))
+            n = r.target - r.computed if whole else min(r.target - r.computed, left, self._most(r))
             picked.append((r, n))
             self.used += r.computed + n
             left -= n
@@ -240,15 +246,11 @@ class _Engine:
             [prefill_flops(shape, n, b) if p else 0.0 for n, b, p in zip(tokens, before, prefills, strict=True)]
         )
         step = Step(tokens, attention, before * shape.kv_bytes, ends, prefills)
-        sums, count = step.columns.sum(0), np.array(float(len(batch)))
-        clock = clock_of(chip, sums, count, self.kelvin)
-        took = float(seconds(chip, sums, count, clock))
-        drawn = float(joules(chip, sums, np.array(took), clock, self.kelvin))
-        shares = caused(chip, step, clock, self.kelvin, self.rng)
+        one = drawn(chip, step, self.kelvin, self.rng)
         start, cached = self.now, sum(r.cached for r, _ in batch if not r.token_s and r.computed == r.cached)
         self.kelvins.append(self.kelvin)
-        self._rest(took, drawn / took)
-        for (r, n), share, prefilling, ended in zip(batch, shares, prefills, ends, strict=True):
+        self._rest(one.seconds, one.joules / one.seconds)
+        for (r, n), share, prefilling, ended in zip(batch, one.shares, prefills, ends, strict=True):
             if prefilling:
                 r.prefill_j += float(share)
             else:
@@ -259,7 +261,7 @@ class _Engine:
         ctx = [n for (_, n), p in zip(batch, prefills) if p]
         self.log.append(
             Logged(start, self.now, len(self.running), len(self.waiting), len(ctx), sum(ctx), len(batch) - len(ctx),
-                   cached, self.preempted, drawn)
+                   cached, self.preempted, one.joules)
         )  # fmt: skip
         self.running = [r for r in self.running if r.ended_s is None]
 
