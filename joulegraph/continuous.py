@@ -52,11 +52,28 @@ class Tail:
     """inode; another one means that the journal was rotated"""
 
     def lines(self) -> list[bytes]:
-        """New whole lines; a torn last one waits for its end. A journal that was rotated is read from its start."""
-        state = self.path.stat()
-        if state.st_size < self.offset or state.st_ino != self.file:
+        """New whole lines; a torn last one waits for its end. A journal that was rotated is read from its start, behind
+        what came to the old file after the last look, where that still lies beside it."""
+        try:
+            state = self.path.stat()
+        except FileNotFoundError:  # renamed, and not yet opened anew
+            return []
+        old: list[bytes] = []
+        if state.st_ino != self.file:
+            old = self._read(renamed) if (renamed := self._renamed()) is not None else []
             self.offset, self.file = 0, state.st_ino
-        with self.path.open("rb") as file:
+        elif state.st_size < self.offset:
+            self.offset = 0
+        return old + self._read(self.path)
+
+    def _renamed(self) -> Path | None:
+        for path in self.path.parent.glob(f"{self.path.name}?*") if self.file else ():
+            if path.stat().st_ino == self.file:
+                return path
+        return None
+
+    def _read(self, path: Path) -> list[bytes]:
+        with path.open("rb") as file:
             file.seek(self.offset)
             data = file.read()
         end = data.rfind(b"\n") + 1

@@ -40,6 +40,25 @@ def test_a_rotated_journal_is_read_from_its_start_even_when_it_has_grown_longer(
     assert tail.lines() == []
 
 
+def test_what_came_to_a_journal_between_the_last_look_and_its_rotation_is_read_too(tmp_path: Path) -> None:
+    path, renamed = tmp_path / "x.jsonl", tmp_path / "x.jsonl.1"
+    path.write_bytes(b"1\n")
+    tail = Tail(path)
+    assert tail.lines() == [b"1\n"]
+    path.rename(renamed)
+    with renamed.open("ab") as file:
+        file.write(b"2\n")
+    assert tail.lines() == []  # not opened anew yet
+    with renamed.open("ab") as file:
+        file.write(b"3\ntorn")
+    path.write_bytes(b"4\n")
+    assert tail.lines() == [b"2\n", b"3\n", b"4\n"]
+    assert tail.lines() == []
+    path.rename(tmp_path / "elsewhere")
+    path.write_bytes(b"5\n")
+    assert tail.lines() == [b"5\n"]
+
+
 def devices(**lags: Lag) -> list[Any]:
     return [SimpleNamespace(curve=SimpleNamespace(device=n, domain="gpu"), lag=lag) for n, lag in lags.items()]
 
