@@ -87,7 +87,7 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
                 port=config.port,
                 now_ns=time.monotonic_ns,
                 connect=loop.create_connection,  # type: ignore[arg-type]
-                serve=_serve(loop, config.reuse_port),
+                serve=_serve(loop, config.reuse_port, config.proxy.head_timeout_ns / 1e9),
                 write_line=journal.put,  # lines are made here and now: the thread would hold the GIL for whole batches
                 status=page,
             )
@@ -118,10 +118,17 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
     _show(page, journal)
 
 
-def _serve(loop: asyncio.AbstractEventLoop, reuse_port: bool) -> Any:
+def _serve(loop: asyncio.AbstractEventLoop, reuse_port: bool, handshake_s: float) -> Any:
     async def serve(factory: Any, host: str, port: int, *, ssl: Any = None) -> asyncio.AbstractServer:
         return await loop.create_server(
-            factory, host, port, ssl=ssl, backlog=4096, reuse_port=reuse_port or None, family=_family(host)
+            factory,
+            host,
+            port,
+            ssl=ssl,
+            ssl_handshake_timeout=handshake_s if ssl is not None else None,
+            backlog=4096,
+            reuse_port=reuse_port or None,
+            family=_family(host),
         )
 
     return serve

@@ -22,7 +22,7 @@ def engine(one_answer: int) -> int:
     return one_answer
 
 
-def begin(tmp_path: Path, engine: int, **more: object) -> tuple[Child, RunDir, int]:
+def begin(tmp_path: Path, engine: int) -> tuple[Child, RunDir, int]:
     run = RunDir.create(tmp_path / "run")
     config = ProxyConfig((f"http://127.0.0.1:{engine}",), run_key=b"k" * 32)
     child = spawn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
 import time
@@ -13,9 +14,12 @@ from typing import Any
 import pytest
 
 from proxy.config import ProxyConfig
+from proxy.process import ProcessConfig, proxy_process
 from proxy.server import start
+from traces.child import spawn
 from traces.errors import UserError
 from traces.records import RequestRecord
+from traces.rundir import RunDir
 
 REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -98,3 +102,15 @@ def test_missing_files_are_one_sentence(what: str) -> None:
 
     with pytest.raises(UserError, match=r"/nowhere\.pem"):
         asyncio.run(begin())
+
+
+def test_a_client_that_never_says_hello_is_cut_off_like_one_that_never_sends_a_head(
+    tmp_path: Path, certificate: tuple[str, str]
+) -> None:
+    run = RunDir.create(tmp_path / "run")
+    cert, key = certificate
+    config = ProxyConfig(("http://127.0.0.1:9",), tls_cert=cert, tls_key=key, run_key=b"k", head_timeout_ns=500_000_000)
+    child = spawn(proxy_process, ProcessConfig(config, "127.0.0.1", 0, run.path), name="proxy")
+    with socket.create_connection(("127.0.0.1", child.lifeline.recv()["port"]), timeout=20) as client:
+        assert client.recv(1) == b""
+    assert child.stop() == 0
