@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import resource
 import subprocess
 import sys
 
@@ -38,6 +39,17 @@ def test_every_command_explains_itself_without_heavy_imports(name: str) -> None:
     done = python(code)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
     assert f"usage: joulegraph {name}" in done.stdout
+
+
+def test_every_part_may_open_as_many_files_as_the_host_allows() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    code = (
+        "import resource, subprocess, sys; from joulegraph.__main__ import main; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1])); "
+        "sys.argv = ['joulegraph', '--version']; main(); sys.stdout.flush(); subprocess.run(['sh', '-c', 'ulimit -Sn'])"
+    )
+    allowed = python(code).stdout.split()[-1]
+    assert int(allowed) == (min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20)
 
 
 def test_unknown_command_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
