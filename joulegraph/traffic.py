@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
+from traces.exact import link
 from traces.graph import Span, critical_path, makespan_ns
 from traces.records import is_call
 from traces.workflow import Dep, Node
@@ -70,6 +71,7 @@ class Traffic:
         if flow is None:
             return None
         rows = sorted(flow.rows, key=lambda row: row["t_arrival_ns"])
+        rows = [{**row, "deps": deps} for row, deps in zip(rows, link(rows), strict=True)]
         start = rows[0]["t_arrival_ns"]
         nodes, spans = _graph(name, rows)
         return {

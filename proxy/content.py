@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from proxy.config import RecordContent
-from proxy.lineage import Named
+from traces.exact import Named
 
 SAMPLING = frozenset(
     (

@@ -6,7 +6,8 @@ May not know: how anything is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import orjson
 from joulegraph.report.facts import ADDED, Facts, Joules, Request, Workflow
 from joulegraph.report.timeline import timeline
 from traces.errors import UserError
+from traces.exact import facts, link
 from traces.journal import JournalReader
 from traces.records import is_call
 from traces.rundir import RunDir
@@ -60,14 +62,19 @@ def _requests(run: RunDir, joules: dict[str, Joules], gaps: _Gaps | None, notes:
     planned = bool(run.journals("dispatch"))
     make, name = (_planned, "dispatch") if planned else (_seen, "requests")
     requests = []
+    linked: list[dict[str, Any]] | None = [] if not planned and len(run.journals(name)) > 1 else None
     for row in _rows(run, name, notes):
         if not planned and not is_call(row):
             continue
         if gaps is not None:
             gaps.add(row)
         requests.append(make(row, joules))
+        if linked is not None:
+            linked.append(facts(row))
     if not requests:
         raise UserError(f"{run.path}: recorded no request (no dispatch or requests journal); nothing to report")
+    if linked is not None:
+        requests = [replace(r, deps=_deps(deps)) for r, deps in zip(requests, link(linked), strict=True)]
     return requests
 
 
@@ -119,8 +126,8 @@ class _Gaps:
         return found | ({"max": float(gaps.max())} if self._step == 1 else {})
 
 
-def _deps(row: dict[str, Any]) -> tuple[Dep, ...]:
-    return tuple(Dep(**{k: v for k, v in d.items() if k in _DEP}) for d in row.get("deps") or () if "on" in d)
+def _deps(rows: Sequence[dict[str, Any]]) -> tuple[Dep, ...]:
+    return tuple(Dep(**{k: v for k, v in d.items() if k in _DEP}) for d in rows if "on" in d)
 
 
 def _tokens(row: dict[str, Any]) -> int | None:
@@ -150,7 +157,7 @@ def _planned(row: dict[str, Any], joules: dict[str, Joules]) -> Request:
         output_tokens=_tokens(row),
         planned_tokens=(row.get("planned_input_tokens"), row.get("planned_output_tokens")),
         delay_ns=row.get("delay_ns", 0),
-        deps=_deps(row),
+        deps=_deps(row.get("deps") or ()),
         error=row.get("error"),
         joules=joules.get(row["wire_id"]),
     )
@@ -174,7 +181,7 @@ def _seen(row: dict[str, Any], joules: dict[str, Joules]) -> Request:
         prompt_tokens=row.get("prompt_tokens"),
         cached_tokens=row.get("cached_tokens"),
         output_tokens=_tokens(row),
-        deps=_deps(row),
+        deps=_deps(row.get("deps") or ()),
         error=row.get("error"),
         joules=joules.get(row["request_id"]),
     )

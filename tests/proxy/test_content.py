@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from proxy import content
 from proxy.content import block_hashes, named_ids, parse_body, read_facts
-from proxy.lineage import Lineage, Named
+from proxy.lineage import Lineage
+from traces.exact import Named, link
 from traces.tags import Tag
-from traces.workflow import Dep
+from traces.workflow import Dep, dep_row
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 SECRET = "the launch code is 0451"
@@ -189,3 +190,28 @@ def test_texts_met_before_are_bounded() -> None:
         body = {"messages": [{"role": "system", "content": f"s{number}"}, {"role": "user", "content": "u"}]}
         read_facts(body, mode="hash", key=b"n" * 32, block_bytes=16)
     assert 0 < len(content._met(b"n" * 32)) <= content.MAX_MET
+
+
+ids = st.sampled_from(["c1", "c2", "c3"])
+turns = st.one_of(
+    st.builds(lambda i: {"role": "tool", "tool_call_id": i, "content": "x"}, ids),
+    st.builds(lambda i: {"role": "assistant", "tool_calls": [{"id": i}]}, ids),
+    st.builds(lambda i: {"type": "function_call", "call_id": i}, ids),
+    st.builds(lambda i: {"role": "user", "content": [{"type": "tool_result", "tool_use_id": i}]}, ids),
+    st.sampled_from([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]),
+)
+
+
+@given(st.lists(turns, max_size=8), st.sampled_from([None, "resp"]))
+def test_readers_of_records_link_as_the_proxy_does(messages: list[dict[str, Any]], previous: str | None) -> None:
+    body = orjson.loads(orjson.dumps({"messages": messages, "previous_response_id": previous}))
+    kept = read_facts(body, mode="hash", key=b"k", block_bytes=128)
+    lineage = Lineage()
+    rows: list[dict[str, Any]] = []
+    for name, tools, response in ("c1", ["c1"], None), ("c2", ["c2"], None), ("c3", ["c3"], None), ("r", [], "resp"):
+        lineage.learn(name, None, response, tools)
+        times = {"t_arrival_ns": 0, "t_end_ns": 5, "api": "responses"}
+        rows.append({"request_id": name, "tool_call_ids": tools, "response_id": response, **times})
+    structure = orjson.loads(orjson.dumps(kept.messages))
+    asked = {"request_id": "b", "messages": structure, "previous_response_id": previous, "t_arrival_ns": 9}
+    assert link([*rows, asked])[-1] == [dep_row(d) for d in lineage.edges(named_ids(body), None, ())]

@@ -63,6 +63,17 @@ def test_what_the_proxy_saw_becomes_a_trace(tmp_path: Path) -> None:
     through_file(tmp_path, flow, manifest)
 
 
+@pytest.mark.parametrize("tagged", ["w", None])
+def test_ids_link_what_different_workers_recorded(tmp_path: Path, tagged: str | None) -> None:
+    made = replace(REQUEST, workflow_id=tagged, node_id=None, block_hashes=())
+    first = replace(made, request_id="a", api="responses", response_id="resp", tool_call_ids=("c",))
+    second = replace(made, request_id="b", previous_response_id="resp", t_arrival_ns=T0 + 3 * S, t_end_ns=T0 + 4 * S)
+    answer = ({"role": "tool", "length": 1, "digest": "d", "tool_ids": ["c"]},)
+    third = replace(made, request_id="c", messages=answer, t_arrival_ns=T0 + 5 * S, t_end_ns=T0 + 6 * S)
+    (workflow,), _ = imported(recording(tmp_path / "run", "requests", first, second, third).path)
+    assert [n.deps for n in workflow.nodes] == [(), (Dep("a", "conversation"),), (Dep("a", "tool"),)]
+
+
 def test_recorded_text_is_kept(tmp_path: Path) -> None:
     content = {"messages": [{"role": "user", "content": "hi"}], "output": "hello"}
     run = recording(tmp_path / "run", "requests", replace(REQUEST, content=content, block_hashes=()))

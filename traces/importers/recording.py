@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from traces.errors import UserError
+from traces.exact import FIELDS, link
 from traces.importers.base import Head, Imported, ImportOptions, Notes
 from traces.importers.link import Unique, settle
 from traces.importers.prefixes import BLOCK_TOKENS, Prefixes, continuations
@@ -64,18 +65,25 @@ def _requests(run: RunDir, notes: Notes) -> tuple[list[tuple[Node, str | None]],
     records = sorted(_generations(run, notes), key=lambda r: r.t_arrival_ns)
     prefixes = Prefixes(_block_bytes(run))
     paths = [prefixes.path(r) for r in records]
+    edges = link([{name: getattr(r, name) for name in FIELDS} for r in records])
     workflows: list[str] = []
+    untagged: dict[str, str] = {}
     unique: dict[str, Unique] = {}
     made: list[Node] = []
-    for record, path, on in zip(records, paths, continuations(records, paths), strict=True):
+    for record, path, on, deps in zip(records, paths, continuations(records, paths), edges, strict=True):
         own = record.workflow_id or record.session_id
+        named = next((untagged[dep["on"]] for dep in deps if dep.get("on") in untagged), None) if own is None else None
         if own is None and on is not None:
             notes.count("an untagged request is in the workflow of the one whose conversation it continues")
-        workflow = own or (workflows[on.before] if on is not None else record.request_id)
+        elif named is not None:
+            notes.count("an untagged request is in the workflow of the one whose tool call or response it names")
+        workflow = own or (workflows[on.before] if on is not None else named or record.request_id)
         workflows.append(workflow)
+        if own is None:
+            untagged[record.request_id] = workflow
         name = unique.setdefault(workflow, Unique())(record.node_id or record.request_id)
         ids = prefixes.hash_ids(path, record.prompt_tokens or 0) if path.marks else None
-        node = _request(record, workflow, name, ids)
+        node = _request(record, deps, workflow, name, ids)
         made.append(node if on is None else _continuing(node, made[on.before], on.extends))
     mode: ContentMode = "text" if any(r.content is not None for r in records) else "hash"
     if not any(n.hash_ids for n in made):
@@ -120,7 +128,9 @@ def _continuing(node: Node, before: Node, extends: Extends) -> Node:
     return replace(node, messages=(*before.messages, answer, *rest))
 
 
-def _request(record: RequestRecord, workflow: str, own: str, hash_ids: tuple[int, ...] | None) -> Node:
+def _request(
+    record: RequestRecord, deps: list[dict[str, Any]], workflow: str, own: str, hash_ids: tuple[int, ...] | None
+) -> Node:
     content = record.content or {}
     messages = content.get("messages")
     prompt = content.get("prompt")
@@ -133,7 +143,7 @@ def _request(record: RequestRecord, workflow: str, own: str, hash_ids: tuple[int
         session_id=record.session_id,
         agent_id=record.agent_id,
         parent_agent_id=record.parent_agent_id,
-        deps=_deps(record.deps),
+        deps=_deps(deps),
         cached_length=record.cached_tokens,
         hash_ids=hash_ids,
         messages=tuple(messages) if isinstance(messages, list) else None,
@@ -205,7 +215,7 @@ def _deps(rows: Iterable[dict[str, Any]]) -> tuple[Dep, ...]:
                     kind if kind in get_args(DepKind) else "data",
                     bool(row.get("blocking", True)),
                     anchor if anchor in get_args(Anchor) else "end",
-                    str(row.get("provenance") or "declared"),
+                    str(row.get("provenance") or "recorded"),
                     float(row.get("confidence", 1.0)),
                 ),
             )
