@@ -39,6 +39,7 @@ KINDS: dict[bytes, int] = {
     **dict.fromkeys([b"authorization", b"x-api-key"], TAKEN),
 }
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-api-key"})
+_CODINGS = b"accept-encoding:"
 _COUNTER = count()
 _ID = f"jg-{token_hex(6)}-%x"
 TAGGED = frozenset(n.encode() for n in tags.OWN_HEADERS | TAG_HEADERS)
@@ -216,6 +217,17 @@ def upstream_head(head: RequestHead, host: str, prefix: str, framing: bytes, bod
         body,
     )
     return b"".join(pieces)
+
+
+def plain_reply(lines: bytes) -> bytes:
+    """The lines of a head with no wish for a compressed reply: of such a one no event could be taken out."""
+    low, at, done = lines.lower(), -1, 0
+    out = b""
+    while (at := low.find(_CODINGS, at + 1)) >= 0:
+        if at == 0 or low[at - 1] == 10:
+            out += lines[done:at] + b"Accept-Encoding: identity"
+            done = at = lines.index(b"\r\n", at)
+    return out + lines[done:] if out else lines
 
 
 def framing_line(head: RequestHead, size: int, streamed: bool) -> bytes:

@@ -14,6 +14,7 @@ from proxy.config import ProxyConfig
 from proxy.content import NOTHING_NAMED, parse_body, read_facts
 from proxy.exchange import Exchange
 from proxy.foreign import read_tag
+from proxy.heads import plain_reply
 from proxy.lineage import Lineage
 from proxy.splice import SPLICED_APIS, splice
 from traces.tags import from_headers
@@ -31,6 +32,7 @@ def spliced(exchange: Exchange, config: ProxyConfig) -> bytes:
     if made is None:
         return body
     exchange.usage_spliced = True
+    head.lines = plain_reply(head.lines)
     return made
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.config import ProxyConfig
 from proxy.framing import FramingError
-from proxy.heads import RequestHead, header_value, read_request, upstream_head
+from proxy.heads import RequestHead, header_value, plain_reply, read_request, upstream_head
 from proxy.refusal import Refusal, refusal_reply
 from proxy.replyhead import read_reply
 
@@ -264,3 +264,10 @@ def test_errors_have_the_shape_of_the_api() -> None:
     assert b'{"error":{' in refusal_reply(refusal, "/v1/chat/completions", "r1")
     assert b'{"type":"error","error":{' in refusal_reply(refusal, "/v1/messages", None)
     assert refusal_reply(refusal, "/v1/models", None, "HEAD").endswith(b"\r\n\r\n")
+
+
+@given(st.lists(st.sampled_from(["A: b", "accept-Encoding: gzip, br", "X: accept-encoding: gzip", "Accept-Encoding:"])))
+def test_no_coding_of_the_reply_is_wished_for(lines: list[str]) -> None:
+    plain = plain_reply("".join(f"{line}\r\n" for line in lines).encode()).decode().split("\r\n")
+    wished = "Accept-Encoding: identity"
+    assert plain == [*(wished if line.lower().startswith("accept-encoding") else line for line in lines), ""]

@@ -98,9 +98,11 @@ def test_reply_bytes_are_exact_under_any_split(
 
 def test_stream_is_recorded(rig: Any, post: Any) -> None:
     async def scenario(r: Any) -> None:
-        client = await r.client(post(STREAM, "/v1/chat/completions", "X-Workflow-Id: w1", "X-Workflow-Node: n1"))
+        tags = ("X-Workflow-Id: w1", "X-Workflow-Node: n1")
+        client = await r.client(post(STREAM, "/v1/chat/completions", *tags, "Accept-Encoding: gzip, deflate"))
         engine = await r.accepted()
         await engine.has(STREAM[1:])
+        assert b"\r\nAccept-Encoding: identity\r\n" in engine.got and b"gzip" not in engine.got
         assert b'"stream_options":{"include_usage":true}' in engine.got
         await r.sleep(0.1)
         engine.send(SSE_HEAD)
