@@ -90,8 +90,13 @@ class Hub:
             self._max_later = 1  # a session's opening is understood before its first call comes
 
     def choose(self) -> Pool:
-        """The engine with the fewest requests under way; the first of equals."""
-        return min(self.pools, key=lambda pool: pool.busy)
+        """The engine with the fewest requests under way, the first of equals, among those that can be reached."""
+        return self.ranked()[0]
+
+    def ranked(self) -> list[Pool]:
+        """The engines, the best choice first."""
+        now = self.now_ns()
+        return sorted(self.pools, key=lambda pool: (pool.down_until_ns > now, pool.busy))
 
     # ---- after the bytes went out
 

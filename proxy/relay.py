@@ -98,9 +98,19 @@ class Relay:
         self._opening = self._hub.loop.create_task(self._connect())
 
     async def _connect(self) -> None:
-        pool = self.pool
+        pool = first = self.pool
         assert pool is not None
-        found = await pool.reach(self._hub.config.connect_timeout_ns)
+        limit = self._hub.config.connect_timeout_ns
+        found = await pool.reach(limit)
+        for other in self._hub.ranked():
+            if not isinstance(found, Refusal):
+                break
+            if other is not first:  # nothing was sent on a connection that does not stand: another engine may have it
+                self.exchange.add_note(f"{found.message}; given to another engine")
+                pool.busy -= 1
+                other.busy += 1
+                self.pool = pool = other
+                found = await pool.reach(limit)
         self._opening = None
         if isinstance(found, Refusal):
             self._fail(found.status, "unreachable", found.message)

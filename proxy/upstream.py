@@ -37,6 +37,9 @@ class Receiver(Protocol):
 MAX_LOG = 64
 """entries of a log: 32 reads of at most 1 KB are kept before they are looked at"""
 
+DOWN_NS = 2_000_000_000
+"""how long an engine that could not be reached is passed over for others"""
+
 
 class Upstream(asyncio.Protocol):
     """One connection: busy with a receiver, or idle in the pool.
@@ -128,6 +131,8 @@ class Pool:
         self.name = target.name
         self.busy = 0
         """requests under way"""
+        self.down_until_ns = 0
+        """it could not be reached, and is tried again from then on; before only where no other is left"""
         self.open: set[Upstream] = set()
         self._idle: list[Upstream] = []
         self._connect = connect
@@ -162,8 +167,10 @@ class Pool:
             async with asyncio.timeout(limit_ns / 1e9):
                 return await self.connect()
         except TimeoutError:
+            self.down_until_ns = self.now_ns() + DOWN_NS
             return Refusal(504, "unreachable", f"no connection to {self.name} in time")
         except OSError as error:
+            self.down_until_ns = self.now_ns() + DOWN_NS
             why = error.strerror or type(error).__name__
             return Refusal(502, "unreachable", f"no connection to {self.name}: {why}")
 

@@ -82,7 +82,7 @@ class Rig:
         status = StatusPage(slot_names())
         self.page = StatusReader(status)
         self.proxy = await start(
-            ProxyConfig(("http://127.0.0.1:9000",), run_key=b"test key", **self.config),
+            ProxyConfig(**{"upstreams": ("http://127.0.0.1:9000",), "run_key": b"test key", **self.config}),
             host="127.0.0.1",
             port=0,
             now_ns=self.loop.now_ns,

@@ -709,6 +709,32 @@ def test_many_large_bodies_at_once_are_read_turn_by_turn(rig: Any, post: Any) ->
     rig(scenario, on_data=answer(OK))
 
 
+def test_an_engine_that_cannot_be_reached_is_passed_over(rig: Any, post: Any) -> None:
+    async def scenario(r: Any) -> None:
+        for count in range(1, 4):
+            client = await r.client(post(b'{"model":"m"}'))
+            await client.has(b"200 OK")
+            await r.settle(count)
+        assert [(x.outcome, x.upstream) for x in r.records] == [("ok", "127.0.0.1:9000")] * 3
+        assert [x.note is not None and "given to another engine" in x.note for x in r.records] == [True, False, False]
+        await r.sleep(3)
+        client = await r.client(post(b'{"model":"m"}'))
+        await client.has(b"200 OK")
+        assert (await r.settle(4)).note is not None  # it was looked whether the other is back
+
+    rig(scenario, on_data=answer(OK), upstreams=("http://127.0.0.1:9001", "http://127.0.0.1:9000"))
+
+
+def test_no_engine_at_all_is_a_502(rig: Any, post: Any) -> None:
+    async def scenario(r: Any) -> None:
+        for count in (1, 2):
+            client = await r.client(post(b'{"model":"m"}'))
+            await client.has(b"502 Bad Gateway")
+            assert (await r.settle(count)).outcome == "unreachable"
+
+    rig(scenario, listen=False, upstreams=("http://127.0.0.1:9001", "http://127.0.0.1:9000"))
+
+
 def test_metadata_tags_are_answered(rig: Any, post: Any) -> None:
     async def scenario(r: Any) -> None:
         body = json.dumps({"metadata": {"workflow_id": "wé", "workflow_parents": "a;kind=tool,b"}}).encode()
