@@ -6,6 +6,7 @@ asked for. May not know: sockets, clocks, replies.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -18,25 +19,9 @@ from proxy.config import RecordContent
 from traces.exact import Named
 
 SAMPLING = frozenset(
-    (
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "n",
-        "seed",
-        "stop",
-        "frequency_penalty",
-        "presence_penalty",
-        "repetition_penalty",
-        "ignore_eos",
-        "min_tokens",
-        "logprobs",
-        "top_logprobs",
-        "tool_choice",
-        "parallel_tool_calls",
-        "reasoning_effort",
-    )
+    ("temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "frequency_penalty", "presence_penalty")
+    + ("repetition_penalty", "ignore_eos", "min_tokens", "logprobs", "top_logprobs", "tool_choice")
+    + ("parallel_tool_calls", "reasoning_effort")
 )
 NOTHING_NAMED = Named()
 _PLAIN_ROLES = ("user", "system", "developer")
@@ -285,6 +270,18 @@ def _max_tokens(body: dict[str, Any]) -> int | None:
         if isinstance(value, int):
             return int(value)
     return None
+
+
+_QUOTED = re.compile(r"""(?:^|[\s(:=,])['"`\u2018\u201c]|[\[{<=\n]""")
+MAX_ERROR = 300
+
+
+def unquoted(message: str) -> str:
+    """An engine's error message up to the first value that it quotes: engines quote what they were sent."""
+    found = _QUOTED.search(message)
+    if found is None and len(message) <= MAX_ERROR:
+        return message
+    return message[: min(found.start() if found else MAX_ERROR, MAX_ERROR)].rstrip(" :") + " ..."
 
 
 def _is_small(value: Any) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from proxy.config import ProxyConfig, parse_target
+from proxy.content import unquoted
 from proxy.exchange import Exchange
 from proxy.gate import Gate
 from proxy.knownheads import KnownHeads
@@ -205,6 +206,8 @@ class Hub:
         prompt_tokens = 0
         if seen is not None:
             prompt_tokens = seen.usage.prompt_tokens or 0
+            if seen.error is not None and not self.keep_text:
+                seen.error = unquoted(seen.error)
             response = seen.response_id if exchange.head.api == "responses" else None  # the one API that names it again
             if response is not None or seen.tool_call_ids:
                 workflow = tag.workflow_id if tag is not None else None

@@ -209,7 +209,10 @@ def test_no_secret_and_no_prompt_in_the_run(stand: Stand, client: openai.OpenAI,
     client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": "my password is swordfish"}], max_tokens=2
     )
-    stand.records()
+    with pytest.raises(openai.BadRequestError, match="swordfish"):  # the engine's error quotes the prompt
+        client.chat.completions.create(model=model, messages="swordfish")  # type: ignore[call-overload]
+    _, refused = stand.records(2)
+    assert (refused.outcome, refused.error) == ("rejected", "1 validation error ...")
     for file in stand.run.path.iterdir():
         data = file.read_bytes()
         assert b"sk-secret-of-the-client" not in data

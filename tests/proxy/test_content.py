@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import content
-from proxy.content import block_hashes, named_ids, parse_body, read_facts
+from proxy.content import block_hashes, named_ids, parse_body, read_facts, unquoted
 from proxy.lineage import Lineage
 from traces.exact import Named, link
 from traces.tags import Tag
@@ -215,3 +215,22 @@ def test_readers_of_records_link_as_the_proxy_does(messages: list[dict[str, Any]
     structure = orjson.loads(orjson.dumps(kept.messages))
     asked = {"request_id": "b", "messages": structure, "previous_response_id": previous, "t_arrival_ns": 9}
     assert link([*rows, asked])[-1] == [dep_row(d) for d in lineage.edges(named_ids(body), None, ())]
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("This model's maximum context length is 8192 tokens.", "This model's maximum context length is 8192 tokens."),
+        ("The model `nope` does not exist.", "The model ..."),
+        ("1 validation error:\n  {'loc': 'body.messages', 'input': 'the launch code'}", "1 validation error ..."),
+        ("[{'type': 'missing', 'input': {'prompt': 'the launch code'}}]", " ..."),
+        (
+            "Failed to parse messages: no content; messages = [the launch code]",
+            "Failed to parse messages: no content; messages ...",
+        ),
+        ('Invalid: "the launch code"', "Invalid ..."),
+        ("x" * 400, "x" * 300 + " ..."),
+    ],
+)
+def test_an_engines_error_is_kept_without_what_it_quotes(message: str, kept: str) -> None:
+    assert unquoted(message) == kept
