@@ -19,10 +19,12 @@ from proxy.config import RecordContent
 from traces.exact import Named
 
 SAMPLING = frozenset(
-    ("temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "frequency_penalty", "presence_penalty")
-    + ("repetition_penalty", "ignore_eos", "min_tokens", "logprobs", "top_logprobs", "tool_choice")
-    + ("parallel_tool_calls", "reasoning_effort")
-)
+    (
+        "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "frequency_penalty", "presence_penalty",
+        "repetition_penalty", "ignore_eos", "min_tokens", "logprobs", "top_logprobs", "tool_choice",
+        "parallel_tool_calls", "reasoning_effort",
+    )
+)  # fmt: skip
 NOTHING_NAMED = Named()
 _PLAIN_ROLES = ("user", "system", "developer")
 """roles whose plain text messages name no ids"""
