@@ -30,18 +30,6 @@ def outside_engine(processes: list[dict[str, Any]], roles: dict[int, str], t_ns:
     return share
 
 
-def by_role(processes: list[dict[str, Any]], roles: dict[int, str]) -> dict[str, int]:
-    """CPU time (ns) per role over the run, and of all others."""
-    series = _cpu_series(processes)
-    out: dict[str, int] = {}
-    for pid, role in roles.items():
-        if pid in series:
-            out[role] = out.get(role, 0) + int(series[pid][1][-1] - series[pid][1][0])
-    if 0 in series:
-        out["other"] = max(0, int(series[0][1][-1] - series[0][1][0]) - sum(out.values()))
-    return out
-
-
 def strangers(processes: list[dict[str, Any]], roles: dict[int, str], device: str, t_ns: Ints) -> Mask:
     """Blocks in which a GPU listed a process that is not ours. Ours: those with a role; where no process listed has one
     (nobody says, or the pids are those of another namespace) those in the first listing. A stranger counts from the

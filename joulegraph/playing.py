@@ -20,11 +20,12 @@ def play(args: argparse.Namespace, run: RunDir, job: LoadJob, engine: Any) -> No
     """Run it, in virtual or in real time, with the power knobs turned where that was asked of a real engine."""
     through_proxy = args.proxy or args.max_concurrency is not None
     if engine is not None and not args.real_time:
+        from joulegraph.interrupts import Interrupts, told_to
         from joulegraph.progress import Progress
-        from joulegraph.realtime import DRAINING, interrupts
+        from joulegraph.realtime import DRAINING
         from joulegraph.virtualtime import VirtualRun, run_in_virtual_time
 
-        with interrupts() as asked, Progress(run.path.name, quiet=args.json) as progress:
+        with told_to(Interrupts()) as asked, Progress(run.path.name, quiet=args.json) as progress:
 
             def stopped() -> bool:
                 if asked.count and not asked.drained:

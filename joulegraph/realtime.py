@@ -7,12 +7,9 @@ May not know: where the trace came from, how figures are derived (joulegraph.fin
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +18,7 @@ from energy.procs import listener
 from engines.embedded.server import EngineOptions
 from joulegraph.engines import config_in, model_of
 from joulegraph.host import anchor, describe, versions
+from joulegraph.interrupts import Interrupts, told_to
 from joulegraph.load import LoadJob, disclosed, summary
 from joulegraph.parts import Parts, own_path, pause, tell_roles
 from loadgen.target import Target, split_url
@@ -51,31 +49,6 @@ class RealRun:
     title: str = "joulegraph"
 
 
-class Interrupts:
-    """Ctrl-C: the first calls `drain` once, the second raises KeyboardInterrupt."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.drained = False
-
-    def __call__(self, number: int, frame: object) -> None:
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def interrupts() -> Iterator[Interrupts]:
-    """SIGINT and SIGTERM through Interrupts while inside."""
-    handler = Interrupts()
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield handler
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
 def run_real(run: RunDir, plan: RealRun) -> None:
     """Run to the end; run.json says complete, invalid or interrupted. UserError when a part cannot start or dies."""
     started = time.monotonic()
@@ -87,7 +60,7 @@ def run_real(run: RunDir, plan: RealRun) -> None:
     state: str = "interrupted"
     why: str | None = "stopped before its end"
     try:
-        with interrupts() as asked:
+        with told_to(Interrupts()) as asked:
             outcome = _play(run, plan, parts, asked)
             run.update_info(**outcome)
             state, why = verdict(outcome["load"], asked.count > 0)

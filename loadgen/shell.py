@@ -75,8 +75,8 @@ class Shell:
         self._tasks.spawn(self._watch_stop(stop))
         self._tasks.spawn(watch_timeouts(self._in_flight, self._options.timeout_ns, self._now_ns, self._sleep_until))
         if self._options.retries:
-            allowed_ns = self._options.timeout_ns
-            self._tasks.spawn(watch_repeated(self._in_flight, allowed_ns, self._now_ns, self._sleep_until))
+            limit_ns = self._options.timeout_ns
+            self._tasks.spawn(watch_repeated(self._in_flight, limit_ns, self._now_ns, self._sleep_until))
         self._tasks.spawn(watch_lag(self.tally, self._now_ns, self._sleep_until))
         if self._open_loop:
             self._pull()
@@ -194,9 +194,7 @@ class Shell:
         self._ended(run, node, end_ns)
 
     def _send(self, run: Run, node: Node, due_ns: int, attempt: int) -> None:
-        wire = self._rows.wire(node)
-        if attempt > 1:  # another request on the wire, so another id
-            wire = f"{wire}-{attempt}"
+        wire = self._rows.wire(node) + (f"-{attempt}" if attempt > 1 else "")  # another request, another id
         body = self._bodies.render(node, run.outputs)
         observer = dialects.observer(body.api, body.stream, keep_text=run.outputs is not None)
         exchange = Exchange(self, run, node, due_ns, wire, body, observer, attempt)
@@ -213,9 +211,8 @@ class Shell:
 
     def _sent(self, exchange: Exchange, now: int) -> None:
         """It was written."""
-        run = exchange.run
-        if run.walk.awaited:
-            self._release(run, run.walk.reach(exchange.node.request_id, "start", now))
+        if exchange.run.walk.awaited:
+            self._release(exchange.run, exchange.run.walk.reach(exchange.node.request_id, "start", now))
         if self._options.cancel_share and chosen(exchange.wire, self._options.cancel_share):
             self._agenda.at(now + self._options.cancel_after_ns, self._cancel, exchange)
 
@@ -226,10 +223,9 @@ class Shell:
 
     def first_token(self, exchange: Exchange, now: int) -> None:
         """A first token was read."""
-        run = exchange.run
-        ready = run.walk.reach(exchange.node.request_id, "first_token", now)
+        ready = exchange.run.walk.reach(exchange.node.request_id, "first_token", now)
         if ready:
-            self._release(run, ready)
+            self._release(exchange.run, ready)
             self._pump()
 
     def exchange_ended(self, exchange: Exchange) -> None:
@@ -274,17 +270,14 @@ class Shell:
     def _ended(self, run: Run, node: Node, now: int) -> None:
         if now > run.last_end_ns:
             run.last_end_ns = now
-        ready = run.walk.reach(node.request_id, "end", now)
-        if ready:
-            self._release(run, ready)
+        self._release(run, run.walk.reach(node.request_id, "end", now))
         self._settle(run)
 
     def _failed(self, run: Run, node: Node, now: int) -> None:
         run.failed = True
         run.last_end_ns = max(run.last_end_ns, now)
-        self._rows.skip(
-            run, run.walk.fail(node.request_id), f"it needs {node.request_id}, which failed", self._now_ns()
-        )
+        skipped = run.walk.fail(node.request_id)
+        self._rows.skip(run, skipped, f"it needs {node.request_id}, which failed", self._now_ns())
         self._settle(run)
 
     # ------------------------------------------------------------------ stop

@@ -95,11 +95,3 @@ def on_lifeline_end(lifeline: Connection, then: Callable[[], None]) -> None:
             then()
 
     Thread(target=watch, name="lifeline", daemon=True).start()
-
-
-def idle_child(lifeline: Connection) -> None:
-    """The smallest child: says it is ready, stays until the lifeline ends. The pattern every real child follows."""
-    left = Event()
-    lifeline.send("ready")
-    on_lifeline_end(lifeline, left.set)
-    left.wait()

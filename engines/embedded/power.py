@@ -95,11 +95,6 @@ class Cost:
     dynamic_j: F64
     throttled: bool
 
-    @property
-    def power_w(self) -> float:
-        """Mean power of the GPU group."""
-        return float(self.static_w[GPU] + self.dynamic_j[GPU] / self.seconds)
-
 
 class StepModel:
     """Costs of steps on one tensor-parallel group under a power cap (W per GPU; the board's own limit at most)."""
@@ -161,7 +156,7 @@ class StepModel:
         return Cost(r, seconds, static, np.dot(counts, r.joules), throttled)
 
     def _power(self, batch: Batch, clock: float, leak: float) -> float:
-        """Power of the GPU group, W: cost_at(...).power_w, cheaper."""
+        """Mean power of the GPU group, W: what follows from cost_at(...), cheaper."""
         r = self._at_clock(clock)
         seconds, counts = _counts(r, batch)
         dynamic: float = sum(map(mul, counts, r.gpu_joules))

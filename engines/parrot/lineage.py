@@ -26,7 +26,6 @@ class CallNode:
     output: str | None
     """variable it produces"""
     deps: tuple[Dep, ...]
-    t_submit_ns: int
     t_active_ns: int | None = None
     """first GET on it or on anything downstream, or its submission with a criteria"""
     criteria: str | None = None
@@ -57,7 +56,6 @@ class OpenWorkflow:
 
     workflow_id: str
     session_id: int
-    t_open_ns: int
     class_name: str | None = None
     told: dict[str, str] = field(default_factory=dict)
     """value the client was given -> node that produced it"""
@@ -84,7 +82,7 @@ class Lineage:
         replaced = self.closed(session_id, now_ns, "replaced")
         name = workflow_id or f"{self._prefix}-{self.incarnation}-{session_id}-{self._registered}"
         self._registered += 1
-        self.open[session_id] = OpenWorkflow(name, session_id, now_ns)
+        self.open[session_id] = OpenWorkflow(name, session_id)
         return replaced
 
     def closed(self, session_id: int, now_ns: int, end: str) -> OpenWorkflow | None:
@@ -130,8 +128,8 @@ class Lineage:
                 parents.append(maker)
         output = next((variables[p.name] for p in call.outputs if p.name in variables), None)
         node = CallNode(
-            workflow, node_id or label, request_id, output, tuple(deps.values()), now_ns,
-            parents=tuple(parents), exact_output=_exact(call), external=tuple(external),
+            workflow, node_id or label, request_id, output, tuple(deps.values()), parents=tuple(parents),
+            exact_output=_exact(call), external=tuple(external),
         )  # fmt: skip
         if output is not None:
             workflow.nodes[output] = node

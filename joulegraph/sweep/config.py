@@ -1,6 +1,7 @@
 """The sweep file (TOML) as values: one Point per combination of factors, and how they are to be repeated.
 
-Pure but for reading the file. Every factor is a field of Point, so a misspelt one is an error, not a constant.
+Pure but for reading the file and the profiles it names. Every factor is a field of Point, so a misspelt one is an
+error, not a constant.
 May not know: how a point is run.
 """
 
@@ -16,12 +17,15 @@ from typing import Any
 
 import orjson
 
+from engines.embedded.profiles import load_profile
 from traces.errors import UserError
 
 MOST_POINTS = 10_000
 BATCH = ("max_num_seqs", "max_num_active_seqs", "proxy_limit", "max_batch_size", "tasks_capacity")
 """the meanings of batch size: a factor each. The last two are Parrot's: of its engine, and of its scheduler"""
 KINDS = ("embedded", "embedded-real", "parrot", "vllm", "xllamacpp", "attach")
+EMBEDDED = ("embedded", "embedded-real", "parrot")
+"""with a profile"""
 VIRTUAL = ("embedded", "parrot")
 """run in virtual time, in this process or in workers"""
 TRUTH = "truth"
@@ -138,7 +142,10 @@ def read(path: Path) -> Sweep:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not TOML ({error}); see docs/sweep.md for an example") from error
     try:
-        return parse(data, default_name=path.stem, folder=path.parent)
+        sweep = parse(data, default_name=path.stem, folder=path.parent)
+        for profile in dict.fromkeys(p.engine_argument for p in sweep.points if p.kind in EMBEDDED):
+            load_profile(profile)
+        return sweep
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -249,7 +256,7 @@ _OF_VLLM = ("model", "max_num_seqs", "max_num_active_seqs", "max_num_batched_tok
 def _check(point: Point) -> None:
     if point.kind not in KINDS:
         raise UserError(f"engine = {point.engine!r}: must be one of {', '.join(KINDS)}, like embedded:h100-llama8b")
-    if point.kind in ("embedded", "embedded-real", "parrot", "attach") and not point.engine_argument:
+    if point.kind in (*EMBEDDED, "attach") and not point.engine_argument:
         what = "a URL" if point.kind == "attach" else "a profile"
         raise UserError(f"engine = {point.engine!r}: needs {what} after a colon")
     if point.kind == "vllm" and not point.model:

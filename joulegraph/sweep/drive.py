@@ -8,17 +8,16 @@ May not know: how figures are derived.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from joulegraph.interrupts import told_to
 from joulegraph.sweep.config import VIRTUAL, Point, Sweep
 from joulegraph.sweep.launch import Keeper
 from joulegraph.sweep.plan import Slot, clock, eta_s, order
@@ -46,17 +45,6 @@ class Stop:
             raise KeyboardInterrupt
 
 
-@contextmanager
-def _stops() -> Iterator[Stop]:
-    stop = Stop()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
 @dataclass
 class Driver:
     """The state of one invocation. jobs: virtual points played side by side, each in a worker process."""
@@ -75,7 +63,7 @@ class Driver:
         todo = [slot for slot in slots if self._over(slot) not in (("done",) if self.retry else ("done", "failed"))]
         self.keeper = Keeper(self.sweep, self.out, self._warm_up)
         self.workers = Workers(min(self.jobs, sum(slot.point.kind in VIRTUAL for slot in todo)))
-        with _stops() as self.stop:
+        with told_to(Stop()) as self.stop:
             try:
                 self._all(todo, len(slots))
             finally:

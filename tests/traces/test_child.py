@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -9,25 +10,38 @@ import sys
 import time
 from pathlib import Path
 
-from traces.child import idle_child, spawn
+import pytest
 
+from traces.child import spawn
 
-def test_a_child_reports_and_leaves_with_its_parent() -> None:
-    child = spawn(idle_child, name="idle")
-    assert child.lifeline.recv() == "ready"
-    assert child.process.is_alive()
-    assert child.stop() == 0
-
-
+IDLE = """
+from threading import Event
+from traces.child import on_lifeline_end
+def work(lifeline):
+    left = Event()
+    lifeline.send("ready")
+    on_lifeline_end(lifeline, left.set)
+    left.wait()
+"""
 PARENT = """
 import sys
-from traces.child import idle_child, spawn
+from traces.child import spawn
 if __name__ == "__main__":
-    child = spawn(idle_child, name="idle")
+    import idle_child
+    child = spawn(idle_child.work, name="idle")
     child.lifeline.recv()
     print(child.process.pid, flush=True)
     sys.stdin.read()
 """
+
+
+def test_a_child_reports_and_leaves_with_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "idle_child.py").write_text(IDLE)
+    monkeypatch.syspath_prepend(tmp_path)
+    child = spawn(importlib.import_module("idle_child").work, name="idle")
+    assert child.lifeline.recv() == "ready"
+    assert child.process.is_alive()
+    assert child.stop() == 0
 
 
 SLOW = """
@@ -56,30 +70,28 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_kill_9_of_the_parent_leaves_no_orphan() -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        leaves_with(parent)
+def test_kill_9_of_the_parent_leaves_no_orphan(tmp_path: Path) -> None:
+    (tmp_path / "idle_child.py").write_text(IDLE)
+    leaves_with(PARENT, tmp_path)
 
 
 def test_nor_does_a_child_that_still_imports(tmp_path: Path) -> None:
     """Under load that takes seconds, in which nothing of the child's own can watch the lifeline yet."""
     (tmp_path / "slow_to_import.py").write_text(SLOW)
-    words = [sys.executable, "-c", SLOW_PARENT]
-    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
-    ) as parent:
-        leaves_with(parent)
+    leaves_with(SLOW_PARENT, tmp_path)
 
 
-def leaves_with(parent: subprocess.Popen[bytes]) -> None:
+def leaves_with(code: str, modules: Path) -> None:
     """The parent tells its child's pid; a kill -9 of the one ends the other."""
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline())
-    assert alive(pid)
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 5
-    while alive(pid) and time.monotonic() < deadline:
-        os.sched_yield()
-    assert not alive(pid)
+    paths = os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")])
+    words, env = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": paths}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        deadline = time.monotonic() + 5
+        while alive(pid) and time.monotonic() < deadline:
+            os.sched_yield()
+        assert not alive(pid)

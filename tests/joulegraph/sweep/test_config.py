@@ -87,6 +87,14 @@ def test_a_file_that_is_no_toml(tmp_path: Path, text: str) -> None:
         read(tmp_path / "none.toml")
 
 
+@pytest.mark.parametrize("kind", ["embedded", "embedded-real", "parrot"])
+def test_an_unknown_profile_is_refused_before_anything_is_played(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text(f'[base]\nengine = "{kind}:h999"\nworkload = "chat"\n')
+    with pytest.raises(UserError, match=r"s\.toml: profile 'h999' not found; give a path or one of: "):
+        read(file)
+
+
 @given(
     st.dictionaries(
         st.text(max_size=8),
