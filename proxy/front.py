@@ -251,8 +251,6 @@ class Front(asyncio.Protocol):
         exchange = self.exchange
         if self.relay is not None:
             self.relay.settle_reads()
-        if self._tunnel is not None:
-            return
         if self._closing_ns is not None:
             if now > self._closing_ns:
                 if self._transport.is_closing():
@@ -261,6 +259,8 @@ class Front(asyncio.Protocol):
                     self._flush()
         elif self.paused and now - self._paused_ns > STALL_NS:
             self._transport.abort()
+        elif self._tunnel is not None:
+            return
         elif exchange is not None:
             waiting = not self._intake.complete and not self._upload_paused
             end = overdue(exchange, self._intake.size, waiting, config, now)

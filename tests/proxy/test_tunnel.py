@@ -87,3 +87,22 @@ def test_an_engine_that_does_not_answer_the_handshake(rig: Any, answer_: bytes) 
         assert (await r.settle()).outcome in ("error", "upstream_died")
 
     rig(scenario)
+
+
+@pytest.mark.parametrize("engine_leaves", [False, True])
+def test_a_client_that_takes_nothing_out_of_a_tunnel_is_cut_off(rig: Any, engine_leaves: bool) -> None:
+    async def scenario(r: Any) -> None:
+        client = await r.client(HANDSHAKE)
+        engine = await r.accepted()
+        engine.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        await client.has(b"\r\n\r\n")
+        client.transport.pause_reading()
+        engine.send(b"x" * 300_000)
+        await r.sleep(1)
+        if engine_leaves:
+            engine.transport.close()
+        await client.end()
+        await engine.end()
+        await r.settle()
+
+    rig(scenario)
