@@ -197,7 +197,7 @@ async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
     control = Control(run, workers.pages(), workers.alive, workers.set_limit)
     server = await serve_control(control, "127.0.0.1", plan.control_port)
     try:
-        listen = f"{plan.host}:{workers.port}"
+        listen = f"[{plan.host}]:{workers.port}" if ":" in plan.host else f"{plan.host}:{workers.port}"
         plan.say({"listen": listen, "control": f"127.0.0.1:{server.port}", "run": str(run.path)})
         with _view(run, f"joulegraph proxy on {listen}") as view:
             while not leave.is_set():

@@ -11,6 +11,7 @@ import ctypes
 import gc
 import signal
 import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -116,6 +117,10 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
     ticker.cancel()
     journal.close()
     _show(page, journal)
+    if journal.error is not None:
+        sys.stderr.write(
+            f"proxy: {journal.dropped} records lost, {writer.path} could not be written: {journal.error}\n"
+        )
 
 
 def _serve(loop: asyncio.AbstractEventLoop, reuse_port: bool, handshake_s: float) -> Any:

@@ -81,16 +81,18 @@ class JournalWriter:
     def close(self) -> None:
         """Flush and close; further writes are a bug."""
         if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            try:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
 
 
 class QueuedWriter:
     """A JournalWriter off the hot path: `put` is an append to a bounded deque, a thread serialises and flushes.
 
-    A full queue drops the record and counts it (`dropped`); a failing disk is kept in `error`. Neither ever raises into
-    the data path: a failing recorder never fails a request.
+    A full queue drops the record and counts it (`dropped`); a failing disk is kept in `error`, and what it did not take
+    is counted too. Neither ever raises into the data path: a failing recorder never fails a request.
     """
 
     def __init__(self, writer: JournalWriter, *, limit: int = 100_000, every_s: float = 0.25) -> None:
@@ -98,6 +100,8 @@ class QueuedWriter:
         self.limit = limit
         self.dropped = 0
         self.error: str | None = None
+        self._safe = writer.written
+        """records that the operating system has"""
         self._every_s = every_s
         self._queue: deque[Any] = deque()
         self._stop = Event()
@@ -126,7 +130,11 @@ class QueuedWriter:
         self._stop.set()
         self._thread.join()
         self._drain()
-        self.writer.close()
+        try:
+            self.writer.close()
+        except OSError as error:
+            self.dropped += self.writer.written - self._safe
+            self.error = str(error)
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -135,17 +143,18 @@ class QueuedWriter:
     def _drain(self) -> None:
         batch: list[Any] = []
         try:
-            if self._reopen:
-                self._reopen = False
+            if self._reopen:  # until it works: what comes meanwhile waits in the queue
                 self.writer.reopen()
+                self._reopen = False
             take = self._queue.popleft
             while waiting := min(len(self._queue), _BATCH):
                 batch = [take() for _ in range(waiting)]
                 self.writer.write_all(batch)
                 batch = []
             self.writer.flush()
+            self._safe = self.writer.written
         except (OSError, UserError, TypeError) as error:
-            self.dropped += max(1, len(batch))
+            self.dropped += len(batch)
             self.error = str(error)
 
 

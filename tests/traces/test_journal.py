@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -87,6 +92,44 @@ def test_a_full_queue_drops_and_counts_and_never_raises(tmp_path: Path) -> None:
     assert (queued.depth, queued.dropped) == (5, 3)
     queued.close()
     assert [r["i"] for r in JournalReader(tmp_path / "x.jsonl")] == [0, 1, 2, 3, 4]
+
+
+class FullDisk(io.RawIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_counted_and_never_raises(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path / "x.jsonl")
+    queued = QueuedWriter(writer, every_s=60)
+    writer._file.close()
+    writer._file = io.BufferedWriter(FullDisk())
+    for i in range(3):
+        queued.put({"i": i})
+    queued.close()
+    assert queued.dropped == 3
+    assert queued.error is not None and "No space left" in queued.error
+
+
+def test_a_journal_that_cannot_be_opened_anew_is_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    queued = QueuedWriter(open_writer(folder / "x.jsonl"), every_s=0.001)
+    folder.rename(tmp_path / "moved")
+    queued.reopen()
+    until = time.monotonic() + 10
+    while queued.error is None and time.monotonic() < until:
+        os.sched_yield()
+    queued.put({"i": 1})
+    folder.mkdir()
+    while queued.depth and time.monotonic() < until:
+        os.sched_yield()
+    queued.close()
+    assert [r["i"] for r in JournalReader(folder / "x.jsonl")] == [1]
+    assert queued.dropped == 0
 
 
 def test_records_round_trip_and_ignore_what_they_do_not_know() -> None:
