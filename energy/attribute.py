@@ -14,6 +14,7 @@ import numpy as np
 
 from energy.agreement import agreement
 from energy.align import Lag
+from energy.alone import after_reads, prompts_alone
 from energy.amortise import Uses, amortised, prompts_of, uses
 from energy.carbon import Grid
 from energy.covered import apart, elsewhere, partly
@@ -33,7 +34,7 @@ from energy.speculation import speculation
 from energy.tables import RequestTable, RunData, known
 from energy.totals import COMPONENTS, all_figures, totals
 from energy.unsaid_cache import with_cached
-from energy.windows import Windows, windows
+from energy.windows import Windows, pace_of, windows
 from energy.work import WorkCurve, line_of, work_curve
 from traces.errors import UserError
 from traces.rundir import RunDir
@@ -195,13 +196,16 @@ def _works(
         told = in_time(data.requests, work, steps)
         work, said = with_cached(data.requests, work, None if told is None else line_of(told, work))
         notes += said
-        curve = work_curve(data.requests, work, told, t0, t1)
-        if level == "L1":
+        alone = told is None and prompts_alone(data.requests, work)
+        if alone and level == "L1":
+            work = after_reads(data.requests, work, pace_of(data.requests, work))
+        curve = work_curve(data.requests, work, told, t0, t1, alone=alone)
+        if level == "L1" and not alone:
             first, work = work, begun(work, curve)
             curve = curve if work is first else work_curve(data.requests, work, told, t0, t1)
         work = with_recompute(data.requests, work, curve, steps, data.preempted)
         if len(work.again):
-            curve = work_curve(data.requests, work, told, t0, t1)
+            curve = work_curve(data.requests, work, told, t0, t1, alone=alone)
         out[k] = (work, curve)
     return out
 

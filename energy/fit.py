@@ -166,7 +166,7 @@ def spans_of(curve: Curve, work: WorkCurve, origin_ns: int, lag_s: float) -> Spa
     if np.count_nonzero(good) > MOST_SPANS:  # evenly spaced spans say as much as all
         keep = np.flatnonzero(good)[np.linspace(0, np.count_nonzero(good) - 1, MOST_SPANS).astype(int)]
         good = np.isin(np.arange(len(good)), keep)
-    grid = np.union1d(work.t[(work.t > t[0]) & (work.t < t[-1])], t)
+    grid = np.union1d(work.coarse(float(t[0]), float(t[-1])), t)
     span = np.searchsorted(t, (grid[1:] + grid[:-1]) / 2) - 1
     whole = Spans(np.maximum(cells(work, grid), 0), np.diff(grid), span, joules, seconds, t[:-1])
     return whole.where(good)

@@ -23,6 +23,8 @@ from traces.records import StepRecord
 from traces.rundir import RunDir
 
 ENGINES = "engines.json"
+GUESSED = "guessed"
+"""of run.json's read_tokens: the recording gives times of reads alone, attribution looks for the tokens in each"""
 
 
 def import_run(source: Path, out: Path) -> dict[str, Any]:
@@ -41,7 +43,10 @@ def import_run(source: Path, out: Path) -> dict[str, Any]:
     done |= write_power(run, source)
     steps = find(source, "steps.jsonl")
     done["steps"] = _steps(run, steps) if steps else 0
-    about: dict[str, Any] = {"state": "complete", "source": f"imported from {source.name}", "missing": missing, **done}
+    about: dict[str, Any] = {
+        "state": "complete", "source": f"imported from {source.name}", "missing": missing,
+        "read_tokens": GUESSED, **done,
+    }  # fmt: skip
     if (source / ENGINES).is_file():
         about["engines"] = _engines(source / ENGINES)
     run.write_info(about)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from energy.reads import LONG_S, MOST_PARTS, decode_reads, read_slices
-from energy.schedule import Line, Pieces
+from energy.schedule import Pieces
 from energy.tables import Floats, Ints, Mask, RequestTable
 from energy.windows import Windows
 from energy.work import WorkCurve
@@ -75,7 +75,7 @@ def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, *
     window, block, phase, low, high = _cut_spans(((work.start, work.first), (work.first, work.last)), t)
     seconds = np.maximum(high - low, 0.0)
     out = np.zeros((len(window), 5), np.float64)
-    for k in (PREFILL, DECODE):
+    for k in (PREFILL, DECODE) if curve.line is not None else (PREFILL,):
         mine = phase == k
         out[mine, 0] = _paid(curve, k, low[mine], high[mine])
     pre = phase == PREFILL
@@ -86,7 +86,7 @@ def shares(requests: RequestTable, work: Windows, curve: WorkCurve, t: Floats, *
     out[pre, 2] = tokens * (part1 - part0) * (work.cached[w] + tokens * (part0 + part1) / 2)
     if curve.pieces is not None:
         _placed(curve.pieces, t, window, block, phase, out)
-    _decoded(requests, work, t, window, block, phase, out, curve.line)
+    _decoded(requests, work, curve, t, window, block, phase, out)
     rows = Shares(window, block, phase, out, seconds, np.zeros(len(window)))
     rows = _computed_again(rows, work, curve, t) if len(work.again) else rows
     return _waited(rows, work, t) if waiting else rows
@@ -109,7 +109,8 @@ def _computed_again(rows: Shares, work: Windows, curve: WorkCurve, t: Floats) ->
     at, low, high = at[found], low[found], high[found]
     seconds, steps = rows.seconds.copy(), rows.work[:, 0].copy()
     np.subtract.at(seconds, at, np.maximum(high - low, 0.0))
-    np.subtract.at(steps, at, _paid(curve, DECODE, low, high))
+    if curve.line is not None:
+        np.subtract.at(steps, at, _paid(curve, DECODE, low, high))
     done = rows.work.copy()
     done[:, 0] = np.maximum(steps, 0.0)
     k, block, phase, low, high = _cut_spans(((again.start, again.end),), t)
@@ -223,24 +224,32 @@ def _cut_spans(spans: Sequence[tuple[Floats, Floats]], t: Floats) -> _Pieces:
 def _decoded(
     requests: RequestTable,
     work: Windows,
+    curve: WorkCurve,
     t: Floats,
     window: npt.NDArray[np.int32],
     block: npt.NDArray[np.int32],
     phase: npt.NDArray[np.int8],
     out: Floats,
-    line: Line | None,
 ) -> None:
-    """Add decode tokens and context of every read to its row. Rows of one window's decode lie side by side."""
+    """Add decode tokens and context of every read to its row, and its part of the steps where nobody told them: a
+    sequence takes as many as it gets tokens. Rows of one window's decode lie side by side."""
+    line = curve.line
     turns = None if line is None else line.where(line.decodes > 0)
+    clock = None if curve.clock is None else (curve.t, curve.clock)
+    width = float(curve.t[1] - curve.t[0])
     first_row, first_block, last_block = _rows_of(DECODE, window, block, phase, len(work))
     for a, b in read_slices(requests, work.row):
-        index, when, _, tokens, context = decode_reads(requests, work, a, b, turns)
+        index, when, steps, tokens, context = decode_reads(requests, work, a, b, turns, clock)
         inside = (when > t[0]) & (when <= t[-1]) & (first_row[index] >= 0)
-        index, when, tokens, context = index[inside], when[inside], tokens[inside], context[inside]
+        if not np.all(inside):
+            index, when, steps, tokens, context = (x[inside] for x in (index, when, steps, tokens, context))
         where = np.clip(np.searchsorted(t, when, "left") - 1, first_block[index], last_block[index])
         row = first_row[index] + where - first_block[index]
         base = int(row.min()) if len(row) else 0
         size = int(row.max()) - base + 1 if len(row) else 0
+        if line is None:
+            cell = np.clip(((when - curve.t[0]) / width).astype(np.int64), 0, len(curve.turn) - 1)
+            out[base : base + size, 0] += np.bincount(row - base, steps * curve.turn[cell], size)
         out[base : base + size, 3] += np.bincount(row - base, tokens, size)
         out[base : base + size, 4] += np.bincount(row - base, context, size)
 

@@ -145,7 +145,7 @@ def _fitted(
 
 
 def _energy(basis: Basis, fit: Fit, begin: float, end: float) -> float:
-    grid = np.union1d(basis.work.t[(basis.work.t > begin) & (basis.work.t < end)], [begin, end])
+    grid = np.union1d(basis.work.coarse(begin, end), [begin, end])
     terms, cell_s = np.maximum(cells(basis.work, grid), 0), np.diff(grid)
     return float((fit.bend(terms, cell_s) * (terms @ fit.joules)).sum())
 

@@ -31,13 +31,19 @@ def read_slices(requests: RequestTable, row: Ints, size: int = 400_000) -> list[
 
 
 def decode_reads(
-    requests: RequestTable, work: Windows, a: int, b: int, turns: Line | None = None
+    requests: RequestTable,
+    work: Windows,
+    a: int,
+    b: int,
+    turns: Line | None = None,
+    clock: tuple[Floats, Floats] | None = None,
 ) -> tuple[Ints, Floats, Floats, Floats, Floats]:
     """(window index, t, steps, tokens computed, context read) of every read of windows a..b: the first token is
     prefill's work, and token counts are scaled to usage. steps: engine steps that the sequence took, one per token
     but for accepted drafts, which cost no step; each step computes its drafts besides its token, and reads the context
-    once. turns: the steps in which anything decodes, where they are known. A request without reads decodes evenly (one
-    entry per token, at most 64)."""
+    once. turns: the steps in which anything decodes, where they are known; clock: (instants, seconds until then in
+    which decodes did not stand still), where prompts hold them up. A request without reads decodes evenly (one entry
+    per token, at most 64)."""
     row = work.row[a:b]
     low, high = requests.read_start[row], requests.read_start[row + 1]
     high = np.where((high - low == 1) & (work.decode[a:b] > 1), low, high)  # one read for all: says nothing of when
@@ -61,7 +67,9 @@ def decode_reads(
     if turns is not None and len(turns):
         index, t, drawn, before = _on_steps(index, t, drawn, before, turns)
     else:
-        index, t, drawn, before = _split_reads(index, t, drawn, before)
+        moved = t if clock is None else np.interp(t, *clock)
+        index, t, drawn, before = _split_reads(index, moved, drawn, before)
+        t = t if clock is None else _back(t, *clock)
     scale = np.divide(work.decode[a:b], total, out=np.zeros(b - a), where=total > 0)[index - a]
     tokens = drawn * scale
     t = np.clip(t, work.first[index], work.last[index])
@@ -72,6 +80,11 @@ def decode_reads(
     given = np.maximum(work.decode[a:b], 1.0)
     once, more = (1 - accepted / given)[index - a], ((drafted - accepted) / given)[index - a]
     return index, t, tokens * once, tokens * (1 + more), context * once
+
+
+def _back(moved: Floats, t: Floats, clock: Floats) -> Floats:
+    """Instants at which the clock showed these seconds."""
+    return np.asarray(np.interp(moved, clock + 1e-9 * np.arange(len(t)), t))
 
 
 def _split_reads(index: Ints, t: Floats, drawn: Floats, before: Floats) -> tuple[Ints, Floats, Floats, Floats]:

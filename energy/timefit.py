@@ -14,8 +14,13 @@ from energy.tables import Floats
 from energy.work import FEATURES, WorkCurve
 
 Tie = tuple[int, float, float]
-PREFILL = FEATURES.index("prefill")
-STEPS_PER_CELL = 20
+STEPS, PREFILL = FEATURES.index("steps"), FEATURES.index("prefill")
+LEAST_TOKEN = 1e-3
+"""of a step's time, what ties take a prompt token to cost at least: weights are read in 1/200 to 1/300 of the time that
+as many FLOPs take (T4 to B200), and half or more of a step may be the host's; a run with hardly a prompt in it may find
+next to nothing, and would tie all the rest to it"""
+STEPS_PER_CELL = 100
+CELL_S, SHORTEST_CELL_S, LONGEST_CELL_S, FEWEST_CELLS = 1.0, 0.25, 4.0, 60
 FEWEST_STEPS = 200
 """told steps below which cells are used"""
 TIES = ((FEATURES.index("decode"), 1.0, 2.0), (FEATURES.index("prefill_context"), 4e-5, 8e-5))
@@ -59,7 +64,7 @@ def _solve(x: Floats, y: Floats, ridge: float, ties: tuple[Tie, ...] = TIES) -> 
     small = ridge * np.sqrt(len(y)) * float(y.mean())
     rows, aims = [x / scale, small * np.eye(x.shape[1]) / x.shape[1]], [y, np.zeros(x.shape[1])]
     out: Floats = nnls(np.vstack(rows), np.concatenate(aims))[0] / scale * (x.mean(0) > 0)
-    token = float(out[PREFILL])
+    token = max(float(out[PREFILL]), LEAST_TOKEN * float(out[STEPS]))
     if token <= 0:
         return out
     for feature, ratio, sd in ties:
@@ -72,12 +77,15 @@ def _solve(x: Floats, y: Floats, ridge: float, ties: tuple[Tie, ...] = TIES) -> 
 
 
 def cell_seconds(curve: WorkCurve) -> float:
-    """Length of the cells that from_cells takes: a quarter second, or as much as STEPS_PER_CELL engine steps take.
+    """Length of the cells that from_cells takes: a second, or as much as STEPS_PER_CELL engine steps take, less in a
+    run that would hold fewer than FEWEST_CELLS.
 
-    A cell must hold many steps: with steps of 0.2 s (long prompts, a full engine) every short cell is fully busy and
-    its work comes in lumps of one step, so that the regression sees lumps instead of costs."""
+    A cell must hold many steps: what lies across its ends is not known by a step or so, which the regression would
+    take for cheaper contexts and dearer steps; with steps of 0.2 s (long prompts, a full engine) every short cell is
+    fully busy and its work comes in lumps of one step, so that it would see lumps instead of costs."""
     steps, busy_s = float(curve.features[-1, 0] - curve.features[0, 0]), float(curve.busy[-1] - curve.busy[0])
-    return min(max(0.25, STEPS_PER_CELL * busy_s / steps), 4.0) if steps > 0 else 0.25
+    wanted = max(CELL_S, STEPS_PER_CELL * busy_s / steps) if steps > 0 else CELL_S
+    return min(wanted, max(busy_s / FEWEST_CELLS, SHORTEST_CELL_S), LONGEST_CELL_S)
 
 
 def from_cells(curve: WorkCurve, cell_s: float | None = None) -> Floats:

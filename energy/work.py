@@ -15,6 +15,9 @@ from energy.tables import Floats, RequestTable, StepTable, known
 from energy.windows import Windows
 
 TAIL_NS = 2_000_000_000
+CELL_S, COARSE_S, MOST_FINE, MOST = 0.005, 0.02, 200_000, 500_000
+"""cells that work is laid out in: below a step's length where the run is short enough for so many, else up to COARSE_S,
+longer where those would be more than MOST"""
 FEATURES = ("steps", "prefill", "prefill_context", "decode", "context")
 """engine steps; prompt tokens computed; sum over them of the context before each; tokens computed in decode, those of
 drafts among them; context read, once per sequence and step"""
@@ -37,13 +40,17 @@ class Told:
 @dataclass(frozen=True, slots=True)
 class WorkCurve:
     """Cumulative work at instants t (seconds from the windows' origin): features[:, k] in FEATURES order, busy and tail
-    seconds, share[:, phase] = integral over steps of what one sequence in prefill (0) or decode (1) pays of them."""
+    seconds, share[:, phase] = integral over steps of what one sequence in prefill (0) or decode (1) pays of them; turn:
+    per cell, what one decoding sequence pays of a step in which it decodes; clock: seconds in which decodes did not
+    stand still (None: they never do)."""
 
     t: Floats
     features: Floats
     busy: Floats
     tail: Floats
     share: Floats
+    turn: Floats
+    clock: Floats | None = None
     told: Told | None = None
     line: Line | None = None
     pieces: Pieces | None = None
@@ -52,7 +59,15 @@ class WorkCurve:
         """What precedes t."""
         k = self.t <= t
         told = None if self.told is None else self.told.until(t)
-        return WorkCurve(self.t[k], self.features[k], self.busy[k], self.tail[k], self.share[k], told)
+        part = (self.t[k], self.features[k], self.busy[k], self.tail[k], self.share[k], self.turn[k[1:]])
+        return WorkCurve(*part, told=told)
+
+    def coarse(self, begin: float, end: float) -> Floats:
+        """Instants between begin and end that cut the time into cells of COARSE_S, the same whatever the grid: power
+        bends with the work of a cell, so that its length is part of what a limit means."""
+        every = max(1, round(COARSE_S / float(self.t[1] - self.t[0]))) if len(self.t) > 1 else 1
+        t = self.t[::every]
+        return np.asarray(t[(t > begin) & (t < end)])
 
     def at(self, t: Floats) -> tuple[Floats, Floats, Floats]:
         """(features, busy, tail) interpolated."""
@@ -86,41 +101,35 @@ def union(start: Floats, end: Floats) -> tuple[Floats, Floats]:
     return s[new], reach[np.concatenate([np.flatnonzero(new)[1:] - 1, [len(s) - 1]])]
 
 
-def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t0: float, t1: float) -> WorkCurve:
-    """Cumulative work from t0 to t1 (seconds from the windows' origin) on a grid of 20 ms (coarser for long runs)."""
-    cells = int(np.clip(np.ceil((t1 - t0) / 0.02), 1, 500_000))
-    t = np.linspace(t0, t1, cells + 1)
-    width = t[1] - t[0]
-    turns, decode, context = np.zeros(cells), np.zeros(cells), np.zeros(cells)
+def _grid(t0: float, t1: float) -> Floats:
+    """Instants of even spacing, a whole number of which make one coarse cell."""
+    coarse = int(np.clip(np.ceil((t1 - t0) / COARSE_S), 1, MOST))
+    parts = max(1, min(round(COARSE_S / CELL_S), MOST_FINE // coarse))
+    return np.linspace(t0, t1, coarse * parts + 1)
+
+
+def work_curve(
+    requests: RequestTable, work: Windows, steps: StepTable | None, t0: float, t1: float, *, alone: bool = False
+) -> WorkCurve:
+    """Cumulative work from t0 to t1 (seconds from the windows' origin). alone: prompts have the engine to themselves,
+    for where nobody told its steps."""
+    t = _grid(t0, t1)
     busy_start, busy_end = union(work.start, work.last)
-    line = None if steps is None else _line(steps, work.origin_ns, busy_start)
-    decoded = None if line is None else line.where(line.decodes > 0)
-    for a, b in read_slices(requests, work.row):
-        _, at, steps_of, tokens, read = decode_reads(requests, work, a, b, decoded)
-        cell = np.clip(((at - t0) / width).astype(np.int64), 0, cells - 1)
-        turns += np.bincount(cell, steps_of, cells)
-        decode += np.bincount(cell, tokens, cells)
-        context += np.bincount(cell, read, cells)
-    one = np.ones(len(work))
-    again = work.again.where(work.again.end > work.again.start)
-    prefilling = np.diff(spread(t, work.start, work.first, work.first - work.start))
-    decoding = np.diff(spread(t, work.first, work.last, work.last - work.first))
-    if len(again):  # a victim waits, and is then in prefill once more: neither is decode
-        prefilling += _cover(t, again.start, again.end)
-        decoding = np.maximum(decoding - _cover(t, again.stall, again.end), 0.0)
     busy = spread(t, busy_start, busy_end, busy_end - busy_start)
-    decode_busy = _cover(t, *union(work.first, work.last))
     gaps = np.concatenate([busy_start[1:], [np.inf]]) - busy_end if len(busy_end) else busy_end
     tail_end = busy_end + np.minimum(gaps, TAIL_NS / 1e9)
     tail = spread(t, busy_end, tail_end, tail_end - busy_end)
-    at_once = decoding / np.maximum(decode_busy, 1e-9)
-    count = np.where(decoding > 0, turns / np.maximum(at_once, 1.0), 0.0)
-    present = (prefilling + decoding) / np.maximum(np.diff(busy), 1e-9)
-    alone = np.diff(spread(t, work.start, work.first, one)) / np.maximum(present, 1.0)
-    count = np.where(decoding <= 0, alone, count)  # prefills of one moment share a step
-    share = np.stack([count / np.maximum(present, 1.0)] * 2, 1)
+    line = None if steps is None else _line(steps, work.origin_ns, busy_start)
+    clock = None
+    if line is None and alone:
+        start, end = union(work.start, work.first)
+        clock = t - spread(t, start, end, end - start)
+    turns, decode, context = _decodes(requests, work, t, line, clock)
+    present = _present(work, t)
+    count, share, turn = _paid(work, t, np.diff(busy), present, turns, alone=clock is not None)
     if steps is not None:
-        count, share = _told(steps, work.origin_ns, busy_start, t, count, share, np.stack([prefilling, decoding], 1))
+        count, share = _told(steps, work.origin_ns, busy_start, t, count, share, present)
+    one, again = np.ones(len(work)), work.again
     before = work.prefill * work.cached + work.prefill * np.maximum(work.prefill - 1, 0) / 2
     twice = again.tokens * (again.context + again.tokens / 2)
     columns = [
@@ -130,11 +139,59 @@ def work_curve(requests: RequestTable, work: Windows, steps: StepTable | None, t
         np.concatenate([[0.0], np.cumsum(decode)]),
         np.concatenate([[0.0], np.cumsum(context)]),
     ]
-    curve = WorkCurve(t, np.stack(columns, 1), busy, tail, np.concatenate([np.zeros((1, 2)), np.cumsum(share, 0)]))
+    paid = np.concatenate([np.zeros((1, 2)), np.cumsum(share, 0)])
+    curve = WorkCurve(t, np.stack(columns, 1), busy, tail, paid, turn, clock)
     if steps is None or line is None:
         return curve
     found = pieces(requests, work, line)
     return replace(_placed(curve, _told_steps(line, found, curve)), line=line, pieces=found)
+
+
+def _decodes(
+    requests: RequestTable, work: Windows, t: Floats, line: Line | None, clock: Floats | None
+) -> tuple[Floats, Floats, Floats]:
+    """(turns, tokens, context read) of decodes per cell."""
+    cells, width = len(t) - 1, t[1] - t[0]
+    turns, decode, context = np.zeros(cells), np.zeros(cells), np.zeros(cells)
+    decoded = None if line is None else line.where(line.decodes > 0)
+    moving = None if clock is None else (t, clock)
+    for a, b in read_slices(requests, work.row):
+        _, at, steps_of, tokens, read = decode_reads(requests, work, a, b, decoded, moving)
+        cell = np.clip(((at - t[0]) / width).astype(np.int64), 0, cells - 1)
+        turns += np.bincount(cell, steps_of, cells)
+        decode += np.bincount(cell, tokens, cells)
+        context += np.bincount(cell, read, cells)
+    return turns, decode, context
+
+
+def _present(work: Windows, t: Floats) -> Floats:
+    """Seconds of windows in prefill and in decode, per cell."""
+    again = work.again.where(work.again.end > work.again.start)
+    prefilling, decoding = _cover(t, work.start, work.first), _cover(t, work.first, work.last)
+    if len(again):  # a victim waits, and is then in prefill once more: neither is decode
+        prefilling += _cover(t, again.start, again.end)
+        decoding = np.maximum(decoding - _cover(t, again.stall, again.end), 0.0)
+    return np.stack([prefilling, decoding], 1)
+
+
+def _paid(
+    work: Windows, t: Floats, busy: Floats, present: Floats, turns: Floats, *, alone: bool
+) -> tuple[Floats, Floats, Floats]:
+    """Per cell, as reads show it: engine steps, what one sequence in prefill and one in decode pays of them, and what a
+    decoding sequence pays of one step. A decoding sequence has as many steps as tokens; prompts are computed in those
+    steps, but where nobody decodes, or prompts are alone: there those of one moment share a step."""
+    decode_busy = _cover(t, *union(work.first, work.last))
+    at_once = np.maximum(present[:, 1] / np.maximum(decode_busy, 1e-9), 1.0)
+    together = np.maximum(present.sum(1) / np.maximum(busy, 1e-9), 1.0)
+    prompts = np.diff(spread(t, work.start, work.first, np.ones(len(work))))
+    shared = np.where(present[:, 1] > 0, turns / at_once, 0.0)
+    if alone:
+        beside = np.maximum(present[:, 0] / np.maximum(_cover(t, *union(work.start, work.first)), 1e-9), 1.0)
+        own = prompts / beside
+        return shared + own, np.stack([own / beside, shared / at_once], 1), 1 / at_once
+    lone = np.clip(1 - decode_busy / np.maximum(busy, 1e-9), 0.0, 1.0)
+    count = shared + lone * prompts / together
+    return count, np.stack([count / together] * 2, 1), 1 / together
 
 
 def line_of(steps: StepTable, work: Windows) -> Line:

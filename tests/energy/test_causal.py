@@ -51,7 +51,7 @@ def _world(noise_j: float, seed: int = 3, shared_j: float = 0.0) -> tuple[Basis,
     windows = Windows(
         0, np.arange(n), start, start, start + 0.1, end, one, 0 * one, one, one, 0 * one, 0 * one, one < 0
     )
-    work = WorkCurve(grid, np.zeros((len(grid), 5)), busy, 0 * busy, np.zeros((len(grid), 2)))
+    work = WorkCurve(grid, np.zeros((len(grid), 5)), busy, 0 * busy, np.zeros((len(grid), 2)), busy[1:])
     empty = np.zeros(0)
     spans = Spans(np.zeros((0, 8)), empty, np.zeros(0, np.int64), empty, empty, empty)
     return (

@@ -25,7 +25,9 @@ def test_a_decode_alone_costs_its_step_not_its_token(token_s: float) -> None:
     x[half:, 4] = x[half:, 3] * np.linspace(100, 600, len(busy) - half)
     features = np.vstack([np.zeros(5), np.cumsum(x, 0)])
     none = np.zeros(len(t))
-    found = from_cells(WorkCurve(t, features, np.concatenate([[0.0], np.cumsum(busy)]), none, np.zeros((len(t), 2))))
+    found = from_cells(
+        WorkCurve(t, features, np.concatenate([[0.0], np.cumsum(busy)]), none, np.zeros((len(t), 2)), none[1:])
+    )
     cost = dict(zip(FEATURES, found.tolist(), strict=True))
     assert cost["decode"] < 4 * token_s
     assert cost["steps"] > 0.8 * 0.02 - 4 * token_s
@@ -52,7 +54,7 @@ def test_steps_stamped_too_close_together_do_not_outweigh_the_rest() -> None:
     t = np.array([0.0, 1.0])
     none = np.zeros(2)
     told = Told(np.cumsum(seconds), seconds, work)
-    found = fit_time(WorkCurve(t, np.zeros((2, 5)), none, none, np.zeros((2, 2)), told))
+    found = fit_time(WorkCurve(t, np.zeros((2, 5)), none, none, np.zeros((2, 2)), none[1:], told=told))
     assert found[1] == pytest.approx(2e-4, rel=0.15)
     assert found[0] == pytest.approx(0.005, rel=0.2)
 
@@ -66,7 +68,7 @@ def cells(rng: np.random.Generator, decode_s: float, noise: float) -> WorkCurve:
     t = np.concatenate([[0.0], np.cumsum(took)])
     seen = per_step * rng.normal(1, noise, per_step.shape)
     done = np.concatenate([np.zeros((1, 5)), np.cumsum(seen, 0)])
-    return WorkCurve(t, done, t.copy(), np.zeros(len(t)), np.zeros((len(t), 2)))
+    return WorkCurve(t, done, t.copy(), np.zeros(len(t)), np.zeros((len(t), 2)), np.zeros(len(t) - 1))
 
 
 @pytest.mark.parametrize("decode_s", [2.5e-4, 1e-5])

@@ -1,0 +1,89 @@
+"""Prompts that have the engine to themselves: found by reads alone, and what follows for shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from energy.alone import after_reads, prompts_alone
+from energy.model import DECODE, PREFILL, shares
+from energy.tables import RequestTable, request_table
+from energy.windows import pace_of, windows
+from energy.work import work_curve
+
+MS = 1_000_000
+
+
+def _served(alone: bool, jitter_ms: float = 0.2, n: int = 60) -> RequestTable:
+    """Requests one after another, each prompt 40 ms of work, a decode step 10 ms; up to six decode at a time. alone:
+    a prompt is a step of its own, else it is computed in the step in which the others decode."""
+    rng = np.random.default_rng(7)
+    now, rows, running = 0.0, list[dict[str, Any]](), list[dict[str, Any]]()
+    while len(rows) < n or running:
+        new = len(rows) < n and len(running) < 6 and rng.random() < 0.1
+        began = now
+        now += 40 if new and alone else 50 if new else 10
+        if not (new and alone):
+            for r in running:
+                r["tokens"].append(now)
+        if new:
+            rows.append({"sent": began, "tokens": [now], "want": int(rng.integers(20, 60))})
+            running.append(rows[-1])
+        running = [r for r in running if len(r["tokens"]) < r["want"]]
+    out = list[dict[str, Any]]()
+    for k, r in enumerate(rows):
+        late = rng.exponential(jitter_ms, len(r["tokens"]))
+        at = [round(x * MS) for x in np.maximum.accumulate(np.array(r["tokens"]) + late)]
+        out.append(
+            {
+                "id": f"r{k}", "sent_ns": round((r["sent"] - 0.1) * MS), "first_ns": at[0], "last_ns": at[-1],
+                "end_ns": at[-1] + 1, "prompt": 400, "cached": 0, "completion": len(at), "reads": [(x, 1) for x in at],
+            }
+        )  # fmt: skip
+    return request_table(out)
+
+
+@pytest.mark.parametrize("jitter_ms", [0.2, 3.0])
+@pytest.mark.parametrize("alone", [True, False])
+def test_reads_say_whether_prompts_are_alone(alone: bool, jitter_ms: float) -> None:
+    table = _served(alone, jitter_ms)
+    assert prompts_alone(table, windows(table, "L1")) is alone
+
+
+def test_too_few_reads_say_nothing() -> None:
+    table = _served(True, n=4)
+    assert prompts_alone(table, windows(table, "L1")) is False
+
+
+def test_a_decode_pays_one_step_per_token_and_a_prompt_its_own() -> None:
+    table = _served(True)
+    work = windows(table, "L1")
+    work = after_reads(table, work, pace_of(table, work))
+    assert np.median(work.first - work.start) == pytest.approx(0.040, abs=0.004)
+    t = np.array([-1.0, float(work.last.max()) + 1.0])
+    curve = work_curve(table, work, None, t[0], t[1], alone=True)
+    rows = shares(table, work, curve, t)
+    prompts = rows.work[rows.phase == PREFILL, 0]
+    assert np.median(prompts) == pytest.approx(1.0, abs=0.05)
+    beside = work_curve(table, work, None, t[0], t[1])
+    assert np.median(shares(table, work, beside, t).work[rows.phase == PREFILL, 0]) < 0.9
+    # every decode step once: as many steps as instants at which someone got a token after the first
+    decodes = rows.work[rows.phase == DECODE, 0].sum()
+    steps = len(np.unique(np.round((table.read_ns - table.read_ns.min()) / (10 * MS))))
+    assert decodes == pytest.approx(steps, rel=0.1)
+
+
+def test_decodes_stand_still_while_prompts_are_computed() -> None:
+    table = _served(True)
+    work = windows(table, "L1")
+    work = after_reads(table, work, pace_of(table, work))
+    curve = work_curve(table, work, None, -1.0, float(work.last.max()) + 1.0, alone=True)
+    assert curve.clock is not None
+    decode = np.diff(curve.features[:, 3])
+    middle = (curve.t[1:] + curve.t[:-1]) / 2
+    inside = np.zeros(len(middle), bool)
+    for a, b in zip(work.start, work.first, strict=True):
+        inside |= (middle > a + 0.005) & (middle < b - 0.005)
+    assert decode[inside].sum() < 0.02 * decode.sum()
