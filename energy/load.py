@@ -24,6 +24,7 @@ from energy.spans import with_spans
 from energy.speculation import unsaid
 from energy.tables import NONE, Ints, Labels, RequestTable, RunData
 from traces.errors import UserError
+from traces.exact import facts, link
 from traces.journal import JournalReader
 from traces.records import is_call
 from traces.rundir import RunDir
@@ -83,7 +84,8 @@ def load_requests(run: RunDir, notes: list[str]) -> RequestTable:
         assert dispatch is not None
         return _with_bridge(run, dispatch, notes)
     requests = _from_requests(seen)
-    return _with_bridge(run, _joined(requests, dispatch) if dispatch is not None else requests, notes)
+    known = _joined(requests, dispatch) if dispatch is not None else _linked(run, requests)
+    return _with_bridge(run, known, notes)
 
 
 def _with_bridge(run: RunDir, above: RequestTable, notes: list[str]) -> RequestTable:
@@ -169,6 +171,18 @@ def _flat(column: Any, dtype: Any) -> Any:
 def _from_requests(seen: _Gathered) -> RequestTable:
     upstream, arrival = int_column(seen.table, "t_upstream_ns"), int_column(seen.table, "t_arrival_ns")
     return _build(seen, "request_id", "node_id", np.where(upstream == NONE, arrival, upstream), arrival)
+
+
+def _linked(run: RunDir, requests: RequestTable) -> RequestTable:
+    """With the exact edges between requests that different workers of a proxy recorded."""
+    if len(run.journals("requests")) < 2:
+        return requests
+    rows = [facts(row) for row in run.rows("requests") if is_call(row)]
+    more = {r["request_id"]: deps for r, deps in zip(rows, link(rows), strict=True) if len(deps) > len(r["deps"] or ())}
+    if not more:
+        return requests
+    deps = [more.get(i, known) for i, known in zip(requests.ids, requests.deps.to_pylist(), strict=True)]
+    return replace(requests, deps=pa.chunked_array([pa.array(deps, requests.deps.type)]))
 
 
 def _from_dispatch(seen: _Gathered) -> RequestTable:

@@ -9,7 +9,7 @@ import pytest
 
 from energy.attribute import attribute_run, choose_level
 from energy.fit import Profile
-from energy.load import load_run
+from energy.load import load_requests, load_run
 from energy.tables import NONE
 from energy.truth import score_truth
 from joulegraph.finish import count
@@ -204,3 +204,17 @@ def test_spans_of_all_requests_make_level_l2(tmp_path: Path) -> None:
         spans.write(EngineRecord("span", 9 * S, values, f"chatcmpl-x{i}"))
     spans.close()
     assert choose_level(replace(load_run(run), steps=None), None) == "L2"
+
+
+def test_ids_link_what_different_workers_of_a_proxy_recorded(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "live")
+    maker = RequestRecord("a", "w", None, "ok", S, 2 * S, api="chat", tool_call_ids=("c",), deps=({"on": "z"},))
+    answer = ({"role": "tool", "length": 1, "digest": "d", "tool_ids": ["c"]},)
+    user = RequestRecord("b", "w", None, "ok", 3 * S, 4 * S, api="chat", messages=answer)
+    for worker, record in enumerate((user, maker)):
+        writer = run.writer("requests", str(worker), mono_ns=0, wall_ns=0)
+        writer.write(record)
+        writer.close()
+    requests = load_requests(run, [])
+    found = {i: [d["on"] for d in deps or []] for i, deps in zip(requests.ids, requests.deps.to_pylist(), strict=True)}
+    assert found == {"a": ["z"], "b": ["a"]}
