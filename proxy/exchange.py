@@ -8,6 +8,7 @@ journals, how bytes are relayed.
 from __future__ import annotations
 
 from array import array
+from itertools import compress
 from operator import sub
 from typing import Any
 
@@ -19,6 +20,9 @@ from traces.records import Outcome
 from traces.tags import Tag
 from traces.workflow import Dep, dep_row
 
+MAX_LISTED = 128
+"""reads of a reply that are kept in lists: quicker than arrays, and three times as long"""
+_NO_LOG: list[Any] = []
 NO_TAG, NO_FACTS, NO_USAGE, NO_METRICS = Tag(), RequestFacts(), Usage(), EngineMetrics()
 
 
@@ -26,60 +30,31 @@ class Exchange:
     """Events in, one row out. Instants are monotonic ns; None until the event happened."""
 
     __slots__ = (
-        "_last_ns",
-        "_observer",
-        "_settled",
-        "body",
-        "bytes_in",
-        "bytes_out",
-        "deadline_ns",
-        "edges",
-        "error",
-        "facts",
-        "fresh",
-        "head",
-        "note",
-        "outcome",
-        "parsed",
-        "read_sizes",
-        "read_times",
-        "read_tokens",
-        "reused",
-        "status",
-        "stream",
-        "t_arrival_ns",
-        "t_body_ns",
-        "t_end_ns",
-        "t_first_byte_ns",
-        "t_first_token_ns",
-        "t_head_ns",
-        "t_last_token_ns",
-        "t_queue_ns",
-        "t_upstream_ns",
-        "tag",
-        "tagged",
-        "tokens",
-        "unread",
-        "upstream",
-        "usage_spliced",
-        "watcher",
-    )
+        "_last_ns", "_observer", "_settled", "_unmade", "body", "bytes_in", "bytes_out", "deadline_ns", "edges",
+        "error", "facts", "fresh", "head", "last_read", "log", "note", "outcome", "parsed", "read_sizes",
+        "read_times", "read_tokens", "reused", "status", "stream", "t_arrival_ns", "t_body_ns", "t_end_ns",
+        "t_first_byte_ns", "t_first_token_ns", "t_head_ns", "t_last_token_ns", "t_queue_ns", "t_upstream_ns", "tag",
+        "tagged", "tokens", "unread", "upstream", "usage_spliced", "watcher",
+    )  # fmt: skip
+
+    t_body_ns: int | None
+    """the last byte of the request was here"""
+    t_queue_ns: int | None
+    t_upstream_ns: int | None
+    t_first_byte_ns: int | None
+    t_first_token_ns: int | None
+    t_last_token_ns: int | None
+    error: str | None
+    note: str | None
 
     def __init__(self, head: RequestHead, t_arrival_ns: int, t_head_ns: int) -> None:
         self.head = head
         self.t_arrival_ns = t_arrival_ns
         self.t_head_ns = t_head_ns
-        self.t_body_ns: int | None = None
-        """the last byte of the request was here"""
-        self.t_queue_ns: int | None = None
-        self.t_upstream_ns: int | None = None
-        self.t_first_byte_ns: int | None = None
-        self.t_first_token_ns: int | None = None
-        self.t_last_token_ns: int | None = None
+        self.t_body_ns = self.t_queue_ns = self.t_upstream_ns = self.t_first_byte_ns = None
+        self.t_first_token_ns = self.t_last_token_ns = self.error = self.note = None
         self.t_end_ns = 0
         self.outcome: Outcome | None = None
-        self.error: str | None = None
-        self.note: str | None = None
         self.body = b""
         """the request's, until it is read (study)"""
         self.parsed: Any = None
@@ -106,6 +81,12 @@ class Exchange:
         self.bytes_out = 0
         """reply body bytes read from the engine so far, framing included"""
         self.tokens = 0
+        self.log: list[Any] = _NO_LOG
+        """reads of a stream that passed the short way and are not looked at yet: instant, read, instant ..."""
+        self.last_read: tuple[int, int, bytes] | None = None
+        """the one after those, which ended the reply, where it was walked: instant, bytes, payload"""
+        self._unmade: tuple[str, bool] | None = None
+        """what a stream's observer is to be, until the first of the reply is looked at"""
         self._observer: Observer | None = None
         self._settled = False
         self._last_ns = t_arrival_ns
@@ -128,8 +109,8 @@ class Exchange:
         """The reply's head is complete."""
         self.status = status
         self.stream = event_stream
-        if event_stream:  # many reads: 24 bytes each in arrays; a list is quicker for the one or two of other replies
-            self.read_times, self.read_sizes, self.read_tokens = array("q"), array("l"), array("l")
+        if event_stream:
+            self.log = []
         if self.watcher is not None:
             self._observer = self.watcher
             return
@@ -137,8 +118,29 @@ class Exchange:
             return
         if encoded:
             self.add_note("reply is compressed: usage not read")
+        elif event_stream:
+            self._unmade = (self.head.api, keep_text)
         else:
-            self._observer = observer(self.head.api, event_stream, keep_text=keep_text)
+            self._observer = observer(self.head.api, False, keep_text=keep_text)
+
+    def _reader(self) -> Observer | None:
+        """Who understands the reply."""
+        if self._unmade is not None:
+            api, keep_text = self._unmade
+            self._observer = observer(api, True, keep_text=keep_text)
+            self._unmade = None
+        return self._observer
+
+    def look(self) -> int:
+        """Look at what was read so far. Token events in what was not looked at before."""
+        log, last, tokens = self.log, self.last_read, 0
+        if log:
+            tokens = self._look_at(log)
+            log.clear()
+        if last is not None:
+            self.last_read = None
+            tokens += self.read(*last)
+        return tokens
 
     def read(self, now_ns: int, size: int, payload: bytes) -> int:
         """One read of the reply: `size` bytes as they came, `payload` without framing. Token events in it."""
@@ -147,8 +149,8 @@ class Exchange:
         self.read_sizes.append(size)
         self.bytes_out += size
         tokens = 0
-        if payload and self._observer is not None:
-            tokens = self._observer.feed(payload)
+        if payload and (reader := self._reader()) is not None:
+            tokens = reader.feed(payload)
             if tokens:
                 self.tokens += tokens
                 self.t_last_token_ns = now_ns
@@ -157,29 +159,40 @@ class Exchange:
         self.read_tokens.append(tokens)
         return tokens
 
-    def noted(self, log: list[Any]) -> int:
-        """Reads that passed the short way (instant, read, instant ...): each one small chunk of whole events. Token
-        events in them."""
+    def _look_at(self, log: list[Any]) -> int:
+        """Reads of one small chunk of whole events each. Token events in them."""
         times, reads = log[::2], log[1::2]
         self.read_times.extend(list(map(sub, times, [self._last_ns, *times])))
         self._last_ns = times[-1]
         sizes = list(map(len, reads))
         self.read_sizes.extend(sizes)
         self.bytes_out += sum(sizes)
-        if self._observer is None:
+        reader = self._reader()
+        if reader is None:
             counts = [0] * len(reads)
         else:
-            bodies = [read[SMALL_CHUNKS[size][0] : -2] for read, size in zip(reads, sizes, strict=True)]
-            counts = self._observer.feed_each(bodies)
+            start = SMALL_CHUNKS[min(sizes)][0]
+            if start == SMALL_CHUNKS[max(sizes)][0]:
+                bodies = [read[start:-2] for read in reads]
+            else:
+                bodies = [read[SMALL_CHUNKS[size][0] : -2] for read, size in zip(reads, sizes, strict=True)]
+            counts = reader.feed_each(bodies)
         self.read_tokens.extend(counts)
+        if len(self.read_sizes) > MAX_LISTED and type(self.read_sizes) is list:
+            self._pack()
         total = sum(counts)
         if total:
             self.tokens += total
-            with_tokens = [now for now, count in zip(times, counts, strict=True) if count]
+            with_tokens = times if 0 not in counts else list(compress(times, counts))
             if self.t_first_token_ns is None:
                 self.t_first_token_ns = with_tokens[0]
             self.t_last_token_ns = with_tokens[-1]
         return total
+
+    def _pack(self) -> None:
+        """Many reads: 24 bytes each from now on."""
+        self.read_times, self.read_sizes = array("q", self.read_times), array("l", self.read_sizes)
+        self.read_tokens = array("l", self.read_tokens)
 
     def end(self, outcome: Outcome, now_ns: int, error: str | None = None) -> None:
         """It is over; only the first end counts."""
@@ -193,13 +206,14 @@ class Exchange:
     @property
     def said_all(self) -> bool:
         """The reply's own end marker ([DONE], message_stop ...) was relayed; SDKs close the connection right then."""
-        return self._observer is not None and self.stream and self._observer.ended
+        reader = self._reader()
+        return reader is not None and self.stream and reader.ended
 
     def settled(self) -> Observer | None:
         """What was seen of the reply, read to its end; once the exchange has ended."""
         if self.outcome is None:
             raise RuntimeError("an exchange has no record before its end")
-        seen = self._observer
+        seen = self._reader()
         if seen is not None and not self._settled:
             self._settled = True
             seen.finish()

@@ -43,6 +43,11 @@ class Framing(Protocol):
     used: int
     """bytes of the last read that belonged to this body"""
 
+    @property
+    def at_border(self) -> bool:
+        """The next byte begins an HTTP chunk."""
+        ...
+
     def feed(self, data: bytes) -> bytes:
         """Walk one read; the payload in it."""
         ...
@@ -50,6 +55,8 @@ class Framing(Protocol):
 
 class NoBody:
     """HEAD, 204, 304: complete before the first byte."""
+
+    at_border = False
 
     def __init__(self) -> None:
         self.done = True
@@ -62,6 +69,8 @@ class NoBody:
 
 class Length:
     """Content-Length: a countdown."""
+
+    at_border = False
 
     def __init__(self, length: int) -> None:
         self._left = length
@@ -83,6 +92,8 @@ class Length:
 
 class UntilClose:
     """Neither length nor chunks: the body is what comes until the peer closes."""
+
+    at_border = False
 
     def __init__(self) -> None:
         self.done = False

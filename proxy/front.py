@@ -250,7 +250,7 @@ class Front(asyncio.Protocol):
         config = self._hub.config
         exchange = self.exchange
         if self.relay is not None:
-            self.relay.settle_reads()
+            self.relay.look()
         if self._closing_ns is not None:
             if now > self._closing_ns:
                 if self._transport.is_closing():

@@ -35,7 +35,8 @@ LATER_S, MAX_LATER = 0.02, 16
 """requests are read and recorded this much later, or once so many wait: one at a time, between two system calls, it
 costs three times as much as in a row, and a reply that is on its way does not wait for it"""
 MAX_LOOK = 64 << 10
-"""bytes of request bodies that are read in one turn of the loop (or one longer body): replies do not wait for more"""
+"""bytes of request bodies that are read in one turn of the loop (or one longer body): replies do not wait for more.
+What has no body, or a short one, counts as the share of one of `MAX_LATER`"""
 
 
 class Hub:
@@ -71,9 +72,11 @@ class Hub:
         self.parrot: Parrot | None = None
         self.loop = asyncio.get_running_loop()
         self._sweeper: asyncio.TimerHandle | None = None
-        self.outbox = Outbox(self.loop)
+        self.outbox = Outbox(self.loop, self._find_tags)
         self._sent: list[Exchange] = []
         """went on in this turn of the loop: their tags are to be found"""
+        self._unread: dict[Exchange, None] = {}
+        """went on: the rest of their requests is to be read"""
         self._waiting: list[tuple[Callable[[Exchange], None], Exchange]] = []
         """what is left to do, in the order of its events: edges are found by what ended before"""
         self._later: asyncio.TimerHandle | None = None
@@ -102,10 +105,14 @@ class Hub:
     # ---- after the bytes went out
 
     def look_later(self, exchange: Exchange) -> None:
-        """A request went on: find its tag after this turn of the loop, read the rest later."""
-        if not self._sent:
-            self.loop.call_soon(self._find_tags)
+        """A request goes on: find its tag once it is written, read the rest later."""
         self._sent.append(exchange)
+
+    def look_at_reads(self, exchange: Exchange) -> None:
+        """Look at what was read of a reply, and count the tokens."""
+        tokens = exchange.look()
+        if tokens:
+            self.page.tokens(tokens)
 
     def settle(self, exchange: Exchange) -> None:
         """An exchange ended: record it later."""
@@ -113,40 +120,45 @@ class Hub:
         self.page.left(in_flight)
         if in_flight == 0:
             self._idle.set()
-        self._put_off(self._write_down, exchange)
+        self._waiting.append((self._write_down, exchange))
+        if len(self._waiting) == self._max_later:
+            self.loop.call_soon(self._catch_up, MAX_LOOK)
+        else:
+            self._wait()
 
     def _find_tags(self) -> None:
-        self.outbox.send()
+        if not self._sent:
+            return
         sent, self._sent = self._sent, []
         for exchange in sent:
             try:
                 find_tag(exchange, self.lineage)
             except Exception as error:  # noqa: BLE001 - a bug is shown, but must not take the others of this turn along
                 self._show(error)
-            self._put_off(self._look, exchange)
+            self._unread[exchange] = None
+        self._wait()
 
-    def _put_off(self, work: Callable[[Exchange], None], exchange: Exchange) -> None:
-        waiting = self._waiting
-        waiting.append((work, exchange))
-        if len(waiting) == self._max_later:
-            self.loop.call_soon(self._catch_up, MAX_LOOK)
-        elif self._later is None:
+    def _wait(self) -> None:
+        if self._later is None:
             self._later = self.loop.call_later(LATER_S, self._time_is_up)
 
     def _time_is_up(self) -> None:
+        """What ended is recorded first: most requests are read then, and only the others here."""
         self._later = None
+        self._waiting += [(self._look, exchange) for exchange in self._unread]
+        self._unread.clear()
         self._catch_up(MAX_LOOK)
 
     def _catch_up(self, most: int) -> None:
         """Do what waits, in order; the rest in the next turn once `most` bytes of bodies were read."""
         waiting, self._waiting = self._waiting, []
         for at, (work, exchange) in enumerate(waiting, 1):
-            most -= len(exchange.body)
+            most -= max(len(exchange.body), MAX_LOOK // MAX_LATER)
             try:
                 work(exchange)
             except Exception as error:  # noqa: BLE001 - as above
                 self._show(error)
-            if most < 0 and at < len(waiting):
+            if most <= 0 and at < len(waiting):
                 self._waiting = waiting[at:] + self._waiting
                 self.loop.call_soon(self._catch_up, MAX_LOOK)
                 return
@@ -201,6 +213,9 @@ class Hub:
         self.page.set("queued", self.gate.queued)
 
     def _write_down(self, exchange: Exchange) -> None:
+        if exchange.log or exchange.last_read is not None:
+            self.look_at_reads(exchange)
+        self._unread.pop(exchange, None)
         read_request(exchange, self.config, self.lineage)
         seen, tag = exchange.settled(), exchange.tag
         prompt_tokens = 0

@@ -1,4 +1,4 @@
-"""Writes kept until the reads of this turn of the loop are done, then sent one after the other.
+"""Writes kept until the reads of this turn of the loop are done, then sent one after the other; and what to do then.
 
 A write wakes its reader, which costs the writer more than the write itself where the reader sleeps (5 us and more in a
 virtual machine). A reader woken for the first of several writes is still awake for the others. The wait is bounded by
@@ -8,6 +8,7 @@ virtual machine). A reader woken for the first of several writes is still awake 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 MAX_KEPT = 32
 """writes after which the turn is not waited for"""
@@ -16,10 +17,12 @@ MAX_KEPT = 32
 class Outbox:
     """One worker's writes of this turn, in order. Who closes a transport or writes to it directly sends first."""
 
-    __slots__ = ("_kept", "_loop")
+    __slots__ = ("_kept", "_loop", "_then")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, then: Callable[[], None]) -> None:
+        """`then` is called whenever everything was written."""
         self._loop = loop
+        self._then = then
         self._kept: list[tuple[asyncio.Transport, bytes]] = []
 
     def put(self, transport: asyncio.Transport, data: bytes) -> None:
@@ -37,3 +40,4 @@ class Outbox:
         for transport, data in kept:
             if not transport.is_closing():
                 transport.write(data)
+        self._then()

@@ -8,13 +8,13 @@ exchange can end. May not know: how requests are read (reading), how replies are
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from proxy.exchange import Exchange
 from proxy.framing import FramingError
 from proxy.heads import body_pieces, framing_line, upstream_head
 from proxy.refusal import Refusal
-from proxy.reply import Reply, client_head, whole_reply
+from proxy.reply import Reply, client_head, is_whole, read_head
 from proxy.replyhead import ReplyHead
 from proxy.study import find_tag, spliced
 from proxy.upstream import Pool, Upstream, hold
@@ -32,7 +32,7 @@ class Relay:
     """Couples one front connection with one upstream connection for one exchange."""
 
     __slots__ = (
-        "_done", "_hub", "_log", "_opening", "_reply", "_request", "_retried", "_streamed", "_upload_ended",
+        "_begun", "_done", "_hub", "_opening", "_reply", "_request", "_retried", "_streamed", "_upload_ended",
         "connection", "exchange", "front", "gated", "pool", "replied",
     )  # fmt: skip
 
@@ -52,14 +52,14 @@ class Relay:
         self._opening: asyncio.Task[None] | None = None
         self._retried = False
         self._done = False
-        self._log: list[Any] = []
-        """reads of the reply that are not looked at yet"""
         exchange.bytes_in = len(body)
         exchange.unread = True
         if not streamed:
             exchange.body = body
             body = spliced(exchange, hub.config)
         self._request = [body] if body else []
+        self._begun = b""
+        """the start of a head that is not whole yet"""
         self._reply: Reply | None = None
         """the walk over the reply; none where it came in one piece"""
 
@@ -77,9 +77,6 @@ class Relay:
             self._attach(connection, reused=True)
         else:
             self._open()
-        hub.look_later(
-            self.exchange
-        )  # forward first, look later: the write goes out before what is left for after the turn
 
     def upload(self, parts: list[bytes], *, last: bool) -> None:
         """More of a streamed request body."""
@@ -89,7 +86,7 @@ class Relay:
             self._request += parts
             return
         for piece in self._framed(parts, last):
-            self.connection.transport.write(piece)
+            self._hub.outbox.put(self.connection.transport, piece)
 
     def _framed(self, parts: list[bytes], last: bool) -> list[bytes]:
         return body_pieces(parts, last=last) if self._streamed and self.exchange.head.chunked else parts
@@ -125,19 +122,20 @@ class Relay:
         transport = connection.transport
         if self.front.paused:
             transport.pause_reading()
-        exchange, pool = self.exchange, connection.pool
+        exchange, pool, hub = self.exchange, connection.pool, self._hub
         body = self._request
         size = len(body[0]) if len(body) == 1 else sum(map(len, body))
         if len(body) == 1 and size <= MAX_JOINED and not self._streamed:
-            line = b"Content-Length: %d\r\n" % size
-            joined = upstream_head(exchange.head, pool.name, pool.target.prefix, line, body[0])
-            self._hub.outbox.put(transport, joined)
+            pieces, line = [], b"Content-Length: %d\r\n" % size
+            first = upstream_head(exchange.head, pool.name, pool.target.prefix, line, body[0])
         else:
-            line = framing_line(exchange.head, size, self._streamed)
-            transport.write(upstream_head(exchange.head, pool.name, pool.target.prefix, line))
-            for piece in self._framed(body, self._upload_ended):
-                transport.write(piece)
-        exchange.upstream, exchange.reused, exchange.t_upstream_ns = pool.name, reused, self._hub.now_ns()
+            pieces, line = self._framed(body, self._upload_ended), framing_line(exchange.head, size, self._streamed)
+            first = upstream_head(exchange.head, pool.name, pool.target.prefix, line)
+        for piece in (first, *pieces):
+            hub.outbox.put(transport, piece)
+        if not exchange.tagged:
+            hub.look_later(exchange)
+        exchange.upstream, exchange.reused, exchange.t_upstream_ns = pool.name, reused, hub.now_ns()
         if self._streamed:
             self._request = []
             self.front.pause_upload(False)
@@ -148,56 +146,56 @@ class Relay:
         """One read of the reply that is not the usual one of a stream: relay, look."""
         try:
             if self._reply is None:
-                self._first_read(data, now)
+                self._begin(data, now)
             else:
                 self._walk(self._reply, data, now)
         except FramingError as error:
             self._leave_engine()  # the engine's bytes are no HTTP we can trust
             self._fail(502, "error", str(error), now)
 
-    def _first_read(self, data: bytes, now: int) -> None:
+    def _begin(self, data: bytes, now: int) -> None:
+        """Until the head is whole."""
         exchange = self.exchange
-        exchange.t_first_byte_ns = now
-        if not self._streamed:
-            self._request = []
-        whole = whole_reply(exchange.head, data)
-        if whole is None:
-            self._reply = Reply(exchange.head, exchange.usage_spliced is True)
-            self._walk(self._reply, data, now)
+        if exchange.t_first_byte_ns is None:
+            exchange.t_first_byte_ns = now
+            if not self._streamed:
+                self._request = []
+        head, rest = read_head(self._begun + data if self._begun else data)
+        if head is None:
+            self._begun = rest
             return
-        head, body = whole
-        first = self._client_head(head, unchunk=False, closes=False)
-        self.replied = True
-        self.front.send(first + body)
-        exchange.read(now, len(body), body)
-        self._complete(head, now, reusable=head.keep_alive)
+        if is_whole(head, exchange.head, rest):
+            first = self._client_head(head, unchunk=False, closes=False)
+            self.replied = True
+            self.front.send(first + rest)
+            exchange.read(now, len(rest), rest)
+            self._complete(head, now, reusable=head.keep_alive)
+            return
+        reply = self._reply = Reply(head, exchange.head, exchange.usage_spliced is True)
+        if reply.note is not None:
+            exchange.add_note(reply.note)
+        first = self._client_head(head, unchunk=reply.unchunk, closes=reply.closes)
+        self._walk(reply, rest, now, first)
 
-    def _walk(self, reply: Reply, data: bytes, now: int) -> None:
-        if self._log:
-            self.settle_reads()
-        exchange, first = self.exchange, b""
-        if reply.head is None:
-            rest = reply.take_head(data)
-            if rest is None:
-                return
-            data = rest
-            if reply.note is not None:
-                exchange.add_note(reply.note)
-            first = self._client_head(reply.found(), unchunk=reply.unchunk, closes=reply.closes)
+    def _walk(self, reply: Reply, data: bytes, now: int, first: bytes = b"") -> None:
         out, payload = reply.walk(data)
         if first:
             self.replied = True
             out = first + out
         if out:
             self._pass_on(out)
+        exchange = self.exchange
+        if reply.done:  # with the last reads it is looked at when the exchange is recorded
+            exchange.last_read = (now, reply.used, payload)
+            head = reply.head
+            reusable = head.keep_alive and not reply.closes and reply.used == len(data)
+            self._complete(head, now, reusable=reusable)
+            return
+        self.look()
         tokens = exchange.read(now, reply.used, payload)
         if tokens:
             self._hub.page.tokens(tokens)
-        if reply.done:
-            head = reply.found()
-            reusable = head.keep_alive and not reply.closes and reply.used == len(data)
-            self._complete(head, now, reusable=reusable)
-        elif exchange.stream:
+        if exchange.stream:
             self._shorten(reply)
 
     def _pass_on(self, data: bytes) -> None:
@@ -214,18 +212,13 @@ class Relay:
         if connection is None:
             return
         if reply.at_border:
-            connection.shorten(self.front.write, reply.special, self._log)
+            connection.shorten(self.front.write, reply.special, self.exchange.log)
         else:
             connection.lengthen()
 
-    def settle_reads(self) -> None:
+    def look(self) -> None:
         """Look at the reads that passed the short way."""
-        log = self._log
-        if log:
-            tokens = self.exchange.noted(log)
-            log.clear()
-            if tokens:
-                self._hub.page.tokens(tokens)
+        self._hub.look_at_reads(self.exchange)
 
     def _client_head(self, head: ReplyHead, *, unchunk: bool, closes: bool) -> bytes:
         """The reply's head for the client, once it is whole. `closes`: only the connection's end ends the body."""
@@ -258,7 +251,7 @@ class Relay:
         now = self._hub.now_ns()
         exchange, reply = self.exchange, self._reply
         self.connection = None
-        if reply is not None and reply.head is not None and reply.closes and error is None:
+        if reply is not None and reply.closes and error is None:
             self._end("ok", now)
             self.front.close()
             return
@@ -281,7 +274,7 @@ class Relay:
 
     def client_left(self, now: int) -> None:
         """The client is gone: so is its request at the engine."""
-        self.settle_reads()
+        self.look()
         if self.exchange.said_all:
             self.exchange.add_note("the client closed right after the end marker")
             self.abandon("ok", now, None)
@@ -318,7 +311,6 @@ class Relay:
         self._done = True
         if self.pool is not None:
             self.pool.busy -= 1
-        self.settle_reads()
         if self._reply is not None and self._reply.left_in:
             self.exchange.add_note("an event over 256 KB: the usage event was left in the reply")
         self.exchange.end(outcome, now, error)

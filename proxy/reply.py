@@ -1,12 +1,12 @@
 """A reply as it is walked: where its head ends, how its body is framed, what of it goes to the client. Pure.
 
-Lives here: the choice of the walker, and the state between reads. `take_head`, then `walk` for every read; both raise
+Lives here: the choice of the walker, and the state between reads. `read_head`, then `walk` for every read; both raise
 FramingError where the engine's bytes are no HTTP that can be trusted. May not know: sockets, clocks, records.
 """
 
 from __future__ import annotations
 
-from proxy.framing import Chunked, Framing, FramingError, UntilClose, response_framing
+from proxy.framing import Framing, FramingError, UntilClose, response_framing
 from proxy.heads import RequestHead, header_value
 from proxy.replyhead import ReplyHead, read_reply
 from proxy.splice import UsageCut
@@ -19,95 +19,58 @@ _BODILESS = frozenset({*range(100, 200), 204, 304})
 _WORKFLOW, _NODE = WORKFLOW.encode() + b": ", NODE.encode() + b": "
 
 
-def whole_reply(request: RequestHead, data: bytes) -> tuple[ReplyHead, bytes] | None:
-    """Head and body of a reply that this read holds from end to end and no byte more; None where
-    only a walk can tell. FramingError as from Reply."""
-    raw, end, body = data.partition(_END)
-    if not end:
-        return None
-    head = read_reply(raw)
-    if head.length != len(body) or head.event_stream or request.method == "HEAD" or head.status in _BODILESS:
-        return None
-    return head, body
+def read_head(data: bytes) -> tuple[ReplyHead | None, bytes]:
+    """The final head at the start of a reply, and what is behind it; None while it is not whole, with what has to come
+    again in front of the next read. FramingError when it cannot be trusted."""
+    while True:  # 1xx answers are for this hop
+        raw, end, rest = data.partition(_END)
+        if not end:
+            if len(data) > MAX_REPLY_HEAD:
+                raise FramingError("the reply head is over 64 KB")
+            return None, data
+        head = read_reply(raw)
+        if head.status >= 200:
+            return head, rest
+        if head.status == 101:
+            raise FramingError("the engine switched protocols unasked")
+        data = rest
+
+
+def is_whole(head: ReplyHead, request: RequestHead, rest: bytes) -> bool:
+    """Whether what is behind the head is its body from end to end and no byte more, so that no walk is needed."""
+    return (
+        head.length == len(rest) and not head.event_stream and request.method != "HEAD" and head.status not in _BODILESS
+    )
 
 
 class Reply:
-    """The walk over one reply."""
+    """The walk over the body of one reply."""
 
-    __slots__ = (
-        "_buffer",
-        "_cut",
-        "_framing",
-        "_request",
-        "_spliced",
-        "closes",
-        "done",
-        "head",
-        "note",
-        "unchunk",
-        "used",
-    )
+    __slots__ = ("_cut", "_framing", "closes", "done", "head", "note", "unchunk", "used")
 
-    def __init__(self, request: RequestHead, spliced: bool) -> None:
-        self._request = request
-        self._spliced = spliced
-        self._buffer = b""
-        self._framing: Framing | None = None
-        self._cut: UsageCut | None = None
-        self.head: ReplyHead | None = None
-        self.unchunk = False
-        """the client speaks HTTP/1.0: its body goes without chunks"""
-        self.closes = False
-        """only the end of a connection ends this body"""
-        self.done = False
-        self.used = 0
-        """bytes of the last read that belonged to the body"""
-        self.note: str | None = None
-
-    def take_head(self, data: bytes) -> bytes | None:
-        """What is left of the read behind the head; None while the head is not whole."""
-        if self._buffer:
-            data = self._buffer + data
-        while True:  # 1xx answers are for this hop
-            at = data.find(_END)
-            if at < 0:
-                if len(data) > MAX_REPLY_HEAD:
-                    raise FramingError("the reply head is over 64 KB")
-                self._buffer = data
-                return None
-            head = read_reply(data[:at])
-            data = data[at + 4 :]
-            if head.status >= 200:
-                break
-            if head.status == 101:
-                raise FramingError("the engine switched protocols unasked")
-        self._buffer = b""
+    def __init__(self, head: ReplyHead, request: RequestHead, spliced: bool) -> None:
         self.head = head
-        self._choose(head)
-        return data
-
-    def found(self) -> ReplyHead:
-        """The head, once `take_head` gave what is behind it."""
-        if self.head is None:
-            raise RuntimeError("the head of the reply is not whole yet")
-        return self.head
-
-    def _choose(self, head: ReplyHead) -> None:
-        request = self._request
-        framing = self._framing = response_framing(request.method, head.status, head.length, head.chunked)
-        if self._spliced and head.event_stream:
+        framing: Framing = response_framing(request.method, head.status, head.length, head.chunked)
+        self._framing = framing
+        self._cut: UsageCut | None = None
+        self.note: str | None = None
+        if spliced and head.event_stream:
             if head.chunked and not head.encoded:
                 self._framing = self._cut = UsageCut()
             else:
                 self.note = "reply is not a plain chunked stream: its usage event stays in it"
         self.unchunk = request.http10 and head.chunked
+        """the client speaks HTTP/1.0: its body goes without chunks"""
         self.closes = isinstance(framing, UntilClose)
+        """only the end of a connection ends this body"""
+        self.done = framing.done
+        self.used = 0
+        """bytes of the last read that belonged to the body"""
 
     @property
     def at_border(self) -> bool:
         """Whether whole chunks may pass unseen now: a stream that goes on as it comes, between two of them."""
-        framing = self._framing
-        return isinstance(framing, UsageCut | Chunked) and framing.at_border and not self.unchunk
+        return self._framing.at_border and not self.unchunk
 
     @property
     def special(self) -> bytes | None:
@@ -117,7 +80,6 @@ class Reply:
     def walk(self, data: bytes) -> tuple[bytes, bytes]:
         """One read: the bytes for the client, and the payload in it (without chunk framing)."""
         framing = self._framing
-        assert framing is not None
         payload = framing.feed(data)
         used = self.used = framing.used
         self.done = framing.done

@@ -17,7 +17,7 @@ from proxy.foreign import read_tag
 from proxy.framing import FramingError
 from proxy.heads import upstream_head
 from proxy.refusal import Refusal
-from proxy.reply import MAX_REPLY_HEAD, Reply, client_head
+from proxy.reply import MAX_REPLY_HEAD, Reply, client_head, read_head
 from proxy.upstream import Pool, Upstream, hold
 from traces.records import Outcome
 
@@ -100,11 +100,10 @@ class Tunnel:
                 elif len(self._answer) > MAX_REPLY_HEAD:
                     raise FramingError("the reply head is over 64 KB")
                 return
-            reply, data = Reply(self._exchange.head, False), self._answer
-            rest = reply.take_head(data)
-            if rest is None:
+            head, data = read_head(self._answer)
+            if head is None:
                 return
-            self._reply, data, head = reply, rest, reply.found()
+            reply = self._reply = Reply(head, self._exchange.head, False)
             self._exchange.reply(head.status, False, False, keep_text=False)
             self._front.send(client_head(head, self._exchange.head, self._exchange.tag, unchunk=False, closes=True))
         out, _ = reply.walk(data)
@@ -112,7 +111,7 @@ class Tunnel:
         self._exchange.read(now, reply.used, b"")
         if reply.done:
             self._leave()
-            self._end("rejected" if reply.found().status < 500 else "error", "the engine opened no WebSocket")
+            self._end("rejected" if reply.head.status < 500 else "error", "the engine opened no WebSocket")
             self._front.close()
 
     def _switch(self, now: int) -> None:
@@ -126,7 +125,7 @@ class Tunnel:
         self._early.clear()
         self._front.pause_upload(False)
 
-    def settle_reads(self) -> None:
+    def look(self) -> None:
         """A tunnel lets nothing go the short way."""
 
     def from_client(self, data: bytes) -> None:
@@ -149,7 +148,7 @@ class Tunnel:
             )
             self._front.close()
         elif reply is not None and reply.closes and error is None:
-            self._end("rejected" if reply.found().status < 500 else "error", "the engine opened no WebSocket")
+            self._end("rejected" if reply.head.status < 500 else "error", "the engine opened no WebSocket")
             self._front.close()
         else:
             self._fail("upstream_died", "the engine closed the connection before it had answered the handshake")

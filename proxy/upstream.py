@@ -24,7 +24,7 @@ class Receiver(Protocol):
     def received(self, data: bytes, now: int) -> None:
         """One read, as it came, and when."""
 
-    def settle_reads(self) -> None:
+    def look(self) -> None:
         """Look at the reads that passed the short way."""
 
     def upstream_lost(self, error: Exception | None) -> None:
@@ -76,7 +76,7 @@ class Upstream(asyncio.Protocol):
                     log = self._log
                     log += (now, data)
                     if len(log) >= MAX_LOG and self.receiver is not None:
-                        self.receiver.settle_reads()
+                        self.receiver.look()
                     return
         if self.receiver is not None:
             self.receiver.received(data, now)

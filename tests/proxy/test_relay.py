@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -747,3 +748,55 @@ def test_metadata_tags_are_answered(rig: Any, post: Any) -> None:
         assert [d["on"] for d in record.deps] == ["a", "b"]
 
     rig(scenario, on_data=answer(OK))
+
+
+def test_a_request_under_way_is_read_soon_and_its_body_let_go(rig: Any, post: Any) -> None:
+    async def scenario(r: Any) -> None:
+        await r.client(post(STREAM))
+        engine = await r.accepted()
+        await engine.has(b'"hi"')
+        front = next(iter(r.proxy._hub.fronts))
+        exchange = front.exchange
+        await r.sleep(0.021)
+        assert (exchange.unread, exchange.body, exchange.facts.model) == (False, b"", "m")
+
+    rig(scenario)
+
+
+def test_a_whole_reply_that_comes_in_two_reads_is_read_too(rig: Any, post: Any) -> None:
+    body = b'{"id":"c","choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":7,"completion_tokens":2}}'
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    async def scenario(r: Any) -> None:
+        client = await r.client(post(b'{"model":"m","messages":[]}'))
+        engine = await r.accepted()
+        await engine.has(b'"messages"')
+        engine.send(head)
+        await client.has(b"Content-Length")
+        engine.send(body)
+        await client.has(body)
+        record = await r.settle()
+        assert (record.outcome, record.prompt_tokens, record.finish_reason) == ("ok", 7, "stop")
+        assert record.read_bytes == (0, len(body))
+
+    rig(scenario)
+
+
+def test_many_reads_are_kept_packed(rig: Any, post: Any) -> None:
+    async def scenario(r: Any) -> None:
+        client = await r.client(post(ASKED))
+        engine = await r.accepted()
+        await engine.has(b'"messages"')
+        engine.send(SSE_HEAD)
+        for k in range(200):
+            engine.send(chunk(token(str(k))))
+            await client.has(token(str(k)))
+        exchange = next(iter(r.proxy._hub.fronts)).exchange
+        exchange.look()
+        assert isinstance(exchange.read_times, array)
+        engine.send(chunk(DONE) + b"0\r\n\r\n")
+        record = await r.settle()
+        assert record.read_tokens == (0, *[1] * 200, 0)
+        assert (len(record.read_dt_ns), sum(record.read_bytes)) == (202, record.bytes_out)
+
+    rig(scenario)

@@ -72,7 +72,6 @@ class Reading:
         self.upstream = Upstream(Pool(parse_target("http://h:1"), connect=never, now_ns=self.time, idle_ns=1, tls=None))
         self.upstream.receiver = self  # type: ignore[assignment]
         self.passed: list[bytes] = []
-        self.log: list[Any] = []
         self.walker = Chunked()
         self.long = 0
         self._shorten()
@@ -82,21 +81,19 @@ class Reading:
 
     def _shorten(self) -> None:
         if self.walker.at_border:
-            self.upstream.shorten(self.passed.append, None, self.log)
+            self.upstream.shorten(self.passed.append, None, self.exchange.log)
         else:
             self.upstream.lengthen()
 
     def received(self, data: bytes, now: int) -> None:
         self.long += 1
-        self.settle_reads()
+        self.look()
         self.passed.append(data)
         self.exchange.read(now, len(data), self.walker.feed(data))
         self._shorten()
 
-    def settle_reads(self) -> None:
-        if self.log:
-            self.exchange.noted(self.log)
-            self.log.clear()
+    def look(self) -> None:
+        self.exchange.look()
 
 
 async def never(*_: Any, **__: Any) -> Any:
@@ -118,8 +115,8 @@ def test_reads_noted_and_looked_at_later_make_the_same_record(
         one.read(two.now, len(data), payload)
         two.upstream.data_received(data)
         if k == at:
-            two.settle_reads()
-    two.settle_reads()
+            two.look()
+    two.look()
     for exchange in (one, two.exchange):
         exchange.end("ok", two.now)
     left, right = one.row(), two.exchange.row()
@@ -135,8 +132,8 @@ def test_whole_chunks_are_looked_at_together(texts: list[str]) -> None:
     for text in texts:
         two.upstream.data_received(chunk(token(text)))
     assert two.long == 0
-    assert len(two.log) < MAX_LOG
-    two.settle_reads()
+    assert len(two.exchange.log) < MAX_LOG
+    two.look()
     assert two.exchange.tokens == len(texts)
 
 
@@ -156,9 +153,9 @@ ODD = (
 @given(
     st.sampled_from(["chat", "messages"]),
     st.lists(
-        st.text(max_size=3).map(token) | st.text(max_size=3).map(messages_token) | st.sampled_from(ODD), max_size=8
+        st.text(max_size=3).map(token) | st.text(max_size=3).map(messages_token) | st.sampled_from(ODD), max_size=24
     ),
-    st.integers(0, 8),
+    st.integers(0, 24),
 )
 def test_reads_fed_together_count_as_they_do_one_by_one(api: str, reads: list[bytes], at: int) -> None:
     one, two = observer(api, True), observer(api, True)
@@ -248,6 +245,7 @@ def test_nothing_after_a_chunk_that_lies(rig: Any, post: Any) -> None:
 def test_rows_stay_plain_json() -> None:
     exchange = Exchange(head(b"/v1/chat/completions"), 5, 5)
     exchange.reply(200, True, False, keep_text=False)
-    exchange.noted([7, chunk(token("a"))])
+    exchange.log += [7, chunk(token("a"))]
+    exchange.look()
     exchange.end("ok", 9)
     assert orjson.loads(orjson.dumps(exchange.row()))["read_dt_ns"] == [2]
