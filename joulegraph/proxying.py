@@ -210,7 +210,8 @@ async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
                 if not workers.alive():
                     return "a proxy worker died; its journal is kept, see the lines above"
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # the second one leaves at once
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.default_int_handler)  # the second one, whichever, leaves at once
         return None
     finally:
         await server.close()

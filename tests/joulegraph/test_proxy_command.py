@@ -273,7 +273,8 @@ def test_joules_are_parsed_once_per_look_and_anew_when_replaced(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_cuts_what_runs_and_keeps_its_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_cuts_what_runs_and_keeps_its_record(tmp_path: Path, second: signal.Signals) -> None:
     """The signal goes to the whole group, as a terminal sends it; the stream would take minutes."""
     engine = spawn(engine_process, EngineConfig(), name="engine")
     upstream = f"http://127.0.0.1:{engine.lifeline.recv()}"
@@ -292,7 +293,7 @@ def test_a_second_ctrl_c_cuts_what_runs_and_keeps_its_record(tmp_path: Path) -> 
     os.killpg(proxy.pid, signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
         proxy.wait(2)  # it drains
-    os.killpg(proxy.pid, signal.SIGINT)
+    os.killpg(proxy.pid, second) if second == signal.SIGINT else proxy.terminate()
     _, said = proxy.communicate(timeout=20)
     client.close()
     assert engine.stop() == 0
