@@ -42,7 +42,16 @@ def _figures(name: str, devices: list[Device], requests: RequestTable) -> Figure
         apart_uj = equal(d.rows, d.blocks, d.fit)
         edge_s = d.curve.period_ns / 1e9
         width = widths(
-            d.rows, d.blocks, d.split, apart_uj, d.lag, edge_s, d.ledger.ratio, len(work), told=d.work.told is not None
+            d.rows,
+            d.blocks,
+            d.fit,
+            d.split,
+            apart_uj,
+            d.lag,
+            edge_s,
+            d.ledger.ratio,
+            len(work),
+            told=d.work.told is not None,
         )
         at = np.repeat(work.row * 2, 2) + np.tile([0, 1], len(work))
         half[at] += width.half_uj

@@ -1,12 +1,17 @@
 """How far a request's figure may be off: what the model, the sensor, the lag and the stamps leave open.
 
-First a plain size, in quadrature: misfit, the geometric mean of how far modelled blocks lie from measured ones (the
-spread of their ratio over this run's busy blocks) and of the method band (how far the fitted split lies from splitting
-time equally; where all policies agree a misfit is common to all and cancels); sensor edges and lag against the time the
-request ran; stamps against short windows; a floor. Errors on synthetic truth grow with it, but not in proportion, and
-more where prompts have much of the energy around a request, and less where the engine told its steps. So the half width
-is a power law in these (conditional split-conformal: exponents by least squares on tuning seeds of both engines of
-truth, height by the 90 % quantile there). On real runs it is `calibrated in simulation`. May not know: files.
+Three things are measured on the run itself, as shares of a figure. A plain size, in quadrature: misfit, the geometric
+mean of how far modelled blocks lie from measured ones (the spread of their ratio over this run's busy blocks) and of
+the method band (how far the fitted split lies from splitting time equally; where all policies agree a misfit is common
+to all and cancels); sensor edges and lag against the time the request ran; stamps against short windows; a floor. The
+standard error that the coefficients leave, correlated as they are, after each block is scaled to its measurement. And
+how far the time that the work should take lies from the time it took, block by block: where costs are not linear
+(experts, a roofline's bend, what was computed unseen) it shows there, though energy that hardly varies hides it.
+
+Errors on known truth grow with each, but not in proportion, and less where the engine told its steps. So the half width
+is a power law in these (conditional split-conformal: exponents, none below zero, by regression of the 90 % quantile on
+runs of many boards, models, engines and sensors, height by the quantile there): a run that fits badly is given wider
+intervals, never narrower ones. On real runs it is `calibrated in simulation`. May not know: files.
 """
 
 from __future__ import annotations
@@ -16,9 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from energy.align import Lag
-from energy.model import PREFILL, Blocks, Shares
-from energy.policies import Split
-from energy.tables import Floats
+from energy.fit import Fit
+from energy.model import Blocks, Shares
+from energy.policies import Split, caused
+from energy.tables import Floats, Mask
 
 MISFIT, SENSOR, STAMPS, FLOOR = 0.27, 0.13, 0.3, 0.002
 STAMP_S = 0.01
@@ -28,9 +34,13 @@ GAIN = 0.05
 UNRESOLVED = 0.5
 """a request whose half width exceeds this share of its figure is not resolved by the sensors"""
 LEAST = 1e-4
-TERMS = ("constant", "size", "prefill_around", "misfit", "told")
-"""logarithms (but for constant and told): plain size as a share of the figure; share of prompts in the energy of the
-blocks in which the request ran; misfit of the run; 1 where the engine told its steps"""
+FEWEST, UNKNOWN = 5, 0.1
+"""busy blocks below which a run cannot tell its misfit, and what is taken for it then"""
+BASE = 2
+"""first of the fit's coefficients that requests share in (busy seconds); idle and tail come before"""
+TERMS = ("constant", "size", "coefficients", "times", "told")
+"""logarithms (but for constant and told): plain size as a share of the figure; standard error from the coefficients as
+a share of it; misfit of times in the run; 1 where the engine told its steps"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,22 +67,53 @@ class Scale:
         return out
 
 
-SHIPPED = Scale((0.000, 0.660, 0.038, 0.449, -0.516), (3.341, 2.881))
-"""found on the tuning seeds by scripts/fit_intervals.py, which prints this line"""
+SHIPPED = Scale((0.000, 0.341, 0.351, 0.391, -0.045), (5.076, 5.048))
+"""found by scripts/fit_intervals.py, which prints this line"""
+
+
+def _busy(blocks: Blocks) -> Mask:
+    return blocks.busy > 0.2 * blocks.seconds
+
+
+def _spread(values: Floats) -> float:
+    """Half the distance of the 10th and 90th percentile."""
+    if len(values) < FEWEST:
+        return UNKNOWN
+    low, high = np.quantile(values, [0.1, 0.9])
+    return float(high - low) / 2
 
 
 def misfit(blocks: Blocks, ratio: Floats) -> float:
-    """Half the spread (10th to 90th percentile) of measured over modelled energy of blocks in which something ran."""
-    busy = (blocks.busy > 0.2 * blocks.seconds) & ~np.isnan(ratio)
-    if np.count_nonzero(busy) < 5:
-        return 0.1
-    low, high = np.quantile(ratio[busy], [0.1, 0.9])
-    return float(high - low) / 2
+    """Half the spread of measured over modelled energy of blocks in which something ran."""
+    return _spread(ratio[_busy(blocks) & ~np.isnan(ratio)])
+
+
+def time_misfit(blocks: Blocks, fit: Fit) -> float:
+    """Half the spread of the logarithm of the time that the work of a block should take over the time it took."""
+    should = blocks.work @ fit.seconds
+    some = _busy(blocks) & (should > 0)
+    return _spread(np.log(should[some] / blocks.busy[some]))
+
+
+def coefficient_errors(rows: Shares, blocks: Blocks, split: Split, fit: Fit, n: int) -> Floats:
+    """Standard error (uJ) of each window that the fit's covariance leaves: of what it has of each term beyond its share
+    of its blocks, whose sums are measured."""
+    every = len(blocks)
+    modelled = np.bincount(rows.block, split.active, every) + split.idle + split.tail
+    share = split.active / np.where(modelled > 0, modelled, 1.0)[rows.block]
+    beyond = np.empty((n, len(fit.joules) - BASE))
+    for k in range(beyond.shape[1]):
+        term = caused(rows, blocks, fit.seconds) if k == 0 else rows.work[:, k - 1]
+        total = np.bincount(rows.block, term, every)
+        beyond[:, k] = np.bincount(rows.window, term - share * total[rows.block], n)
+    variance = np.einsum("ij,jk,ik->i", beyond, fit.covariance[BASE:, BASE:], beyond)
+    return np.asarray(1e6 * np.sqrt(np.maximum(variance, 0.0)))
 
 
 def widths(
     rows: Shares,
     blocks: Blocks,
+    fit: Fit,
     split: Split,
     other: Split,
     lag: Lag,
@@ -90,23 +131,13 @@ def widths(
     seconds = np.bincount(cell, rows.seconds, 2 * n)
     blur = active * (lag.spread_s + edge_s) / (seconds + 1.0)
     stamps = active * np.minimum(STAMP_S / (seconds + 1e-3), 1.0)
-    spread = misfit(blocks, ratio)
-    parts = (MISFIT * np.sqrt(spread * active * band), SENSOR * blur, STAMPS * stamps, FLOOR * active)
+    parts = (MISFIT * np.sqrt(misfit(blocks, ratio) * active * band), SENSOR * blur, STAMPS * stamps, FLOOR * active)
     plain = np.sqrt(sum(p**2 for p in parts))
     whole, sizes = active.reshape(n, 2).sum(1), plain.reshape(n, 2).sum(1)
-    around = _around(rows, blocks, split, n)
-    size = sizes / np.maximum(whole, 1e-9)
-    logs = [np.log(np.maximum(x, LEAST)) for x in (size, around + 1e-3, np.full(n, spread))]
+    errors = coefficient_errors(rows, blocks, split, fit, n)
+    found = (*(x / np.maximum(whole, 1e-9) for x in (sizes, errors)), np.full(n, time_misfit(blocks, fit)))
+    logs = [np.log(np.maximum(x, LEAST)) for x in found]
     terms = np.stack([np.ones(n), *logs, np.full(n, float(told))], 1)
     half = SHIPPED.half(terms) * whole
     share = plain.reshape(n, 2) / np.maximum(sizes, 1e-30)[:, None]
     return Widths((half[:, None] * share).ravel(), terms)
-
-
-def _around(rows: Shares, blocks: Blocks, split: Split, n: int) -> Floats:
-    """Share of prompts in the energy of the blocks in which each window ran, by its seconds in them."""
-    prompts = np.bincount(rows.block, split.active * (rows.phase == PREFILL), len(blocks))
-    share = prompts / np.maximum(np.bincount(rows.block, split.active, len(blocks)), 1e-9)
-    seconds = np.bincount(rows.window, rows.seconds, n)
-    out: Floats = np.bincount(rows.window, rows.seconds * share[rows.block], n) / np.maximum(seconds, 1e-9)
-    return out

@@ -52,6 +52,11 @@ def lines(report: dict[str, Any]) -> list[str]:
         text.append(f"{mode}: " + ", ".join(f"{mix} {r['median']:.1%} / {r['p95']:.1%}" for mix, r in rows.items()))
     text.append(f"per workflow {report['workflow_median']:.2%}, phase share off by {report['phase_error']:.2%} at most")
     text.append("coverage of 90 % intervals: " + ", ".join(f"{m} {c:.0%}" for m, c in report["coverage90"].items()))
+    for level, rows in report["coverage90_by_level"].items():
+        text.append(f"coverage at {level}: " + ", ".join(f"{m} {c:.0%}" for m, c in rows.items()))
+    for card, rows in report["cards"].items():
+        said = (f"{k} {r['coverage90']:.0%} (half width {r['interval_width_median']:.1%})" for k, r in rows.items())
+        text.append(f"coverage on {card}: " + ", ".join(said))
     for kind, rows in report["coverage_by"].items():
         text.append(f"coverage by {kind}: " + ", ".join(f"{tercile} {c:.0%}" for tercile, c in rows.items()))
     text.append(f"median half width {report['interval_width_median']:.1%}; books off by {report['closure_uj']} uJ")

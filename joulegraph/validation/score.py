@@ -86,7 +86,7 @@ def _terms(result: Attribution) -> Floats:
     d, n = result.devices[0], len(result.requests)
     other = equal(d.rows, d.blocks, d.fit)
     found = widths(
-        d.rows, d.blocks, d.split, other, d.lag, d.curve.period_ns / 1e9, d.ledger.ratio, len(d.windows),
+        d.rows, d.blocks, d.fit, d.split, other, d.lag, d.curve.period_ns / 1e9, d.ledger.ratio, len(d.windows),
         told=d.work.told is not None,
     )  # fmt: skip
     out = np.zeros((n, len(TERMS)))

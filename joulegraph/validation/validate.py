@@ -1,7 +1,8 @@
 """The truth loop, whole: mixes, engines of truth, levels, policies, sensors, intervals, controls -> one report.
 
-Seeds: TUNING seeds shaped the estimator and calibrate its intervals; figures come from EVALUATION seeds alone. The same
-seeds give the same report. May not know: terminals.
+Seeds: TUNING seeds shaped the estimator and its intervals; figures come from EVALUATION seeds alone. Coverage of a mix,
+or of a card, is that of widths learned without it (left_out). The same seeds give the same report. May not know:
+terminals.
 """
 
 from __future__ import annotations
@@ -14,36 +15,41 @@ import numpy as np
 
 from energy.align import Lag
 from energy.attribute import Attribution, attribute, with_policy
-from energy.tables import Floats
 from joulegraph.validation.controls import CONTROLS, LAG_ERROR_S
-from joulegraph.validation.intervals import covered, learn
+from joulegraph.validation.intervals import covered
+from joulegraph.validation.left_out import LEFT_OUT
 from joulegraph.validation.mixes import MIXES
+from joulegraph.validation.roofline.boards import CARDS
 from joulegraph.validation.runs import Synthetic, at_level, synthesise
 from joulegraph.validation.score import TERCILES, Score, compare, score
 from joulegraph.validation.truths import TRUTHS, linear_profile
+from joulegraph.validation.tuning import LEVELS, TUNING
+from joulegraph.validation.worlds import world, world_seed
 
-TUNING = (1, 2)
 EVALUATION = (101, 202, 303)
 NAIVE = ("equal", "time", "tokens", "output_tokens")
 SENSORS = ("counter", "duty-cycled", "average-1s")
 Say = Callable[[str], None]
+Held = dict[str, dict[str, list[Score]]]
+"""scores of a mix or card, by level"""
 
 
 def validate(say: Say, seeds: int = 1) -> dict[str, Any]:
     """Run everything; `failed` lists controls that did no damage and figures that do not close."""
     report: dict[str, Any] = {"seeds": {"tuning": list(TUNING), "evaluation": list(EVALUATION[:seeds])}}
-    tuned = tuning_scores(say)
     scores: dict[tuple[str, str], list[Score]] = {}
-    judged: dict[str, list[Score]] = {}
+    judged: Held = {mix: {level: [] for level in LEVELS} for mix in MIXES}
     for truth, name in (("linear", "mixes"), ("independent", "independent")):
         report[name] = {}
         for mix in MIXES:
             runs = [_row(truth, mix, seed, say) for seed in EVALUATION[:seeds]]
             report[name][mix] = {k: _pooled([r[k] for r in runs]) for k in runs[0]}
             scores[truth, mix] = [r["L1"] for r in runs]
-            judged.setdefault(mix, []).extend(r[level] for r in runs for level in ("L1", "L3"))
+            for level in LEVELS:
+                judged[mix][level] += [r[level] for r in runs]
     report["sensors"] = {mode: {mix: _sensor(mode, mix, say) for mix in MIXES} for mode in SENSORS}
-    report |= _overall(scores) | _coverage(tuned, judged)
+    cards = {card: _card(card, EVALUATION[:seeds], say) for card in CARDS}
+    report |= _overall(scores) | _coverage(judged) | _cards(cards)
     report["controls"] = {name: _control(name, say) for name in CONTROLS}
     failed = [name for name, damaged in report["controls"].items() if not damaged]
     report["failed"] = failed + (["closure"] if report["closure_uj"] else [])
@@ -54,23 +60,10 @@ def _made(truth: str, mix: str, seed: int) -> Synthetic:
     return TRUTHS[truth](MIXES[mix](seed), seed)
 
 
-def tuning_scores(say: Say) -> dict[str, list[Score]]:
-    """Per mix: runs of both truths on the seeds that shaped the estimator, at L1 and at L3."""
-    out: dict[str, list[Score]] = {}
-    for mix in MIXES:
-        for truth in TRUTHS:
-            for seed in TUNING:
-                run = _made(truth, mix, seed)
-                say(f"calibrating intervals: {truth} {mix} seed {seed}")
-                for level in ("L1", "L3"):
-                    out.setdefault(mix, []).append(score(run, level))
-    return out
-
-
 def _row(truth: str, mix: str, seed: int, say: Say) -> dict[str, Score]:
     run = _made(truth, mix, seed)
     out: dict[str, Score] = {}
-    for level in ("L1", "L2", "L3"):
+    for level in LEVELS:
         result = attribute(at_level(run.data, level), level=level)
         out[level] = compare(run, result)
         if level == "L1":
@@ -108,40 +101,67 @@ def _overall(scores: dict[tuple[str, str], list[Score]]) -> dict[str, Any]:
     }
 
 
-def _coverage(tuned: dict[str, list[Score]], judged: dict[str, list[Score]]) -> dict[str, Any]:
-    """Each mix with widths learned on the other mixes' tuning seeds."""
-    hits: dict[str, list[tuple[Score, Floats]]] = {}
-    widths: dict[str, list[Floats]] = {}
-    for mix in MIXES:
-        scale = learn([s for other, many in tuned.items() if other != mix for s in many])
-        hits[mix] = [(s, covered(s, scale)) for s in judged[mix]]
-        widths[mix] = [scale.half(s.terms) for s in judged[mix]]
-    every = [pair for many in hits.values() for pair in many]
+def _coverage(judged: Held) -> dict[str, Any]:
+    """Each mix with widths learned without it."""
+    every = [(s, covered(s, LEFT_OUT[mix])) for mix in MIXES for s in _all(judged[mix])]
+    widths = {mix: np.concatenate([LEFT_OUT[mix].half(s.terms) for s in _all(judged[mix])]) for mix in MIXES}
     return {
-        "coverage90": {mix: _mean([h for _, h in many]) for mix, many in hits.items()},
-        "coverage90_by_level": {
-            level: {mix: _mean([h for s, h in many if _told(s) == (level == "L3")]) for mix, many in hits.items()}
-            for level in ("L1", "L3")
-        },
+        "coverage90": {mix: _share(_all(judged[mix]), mix) for mix in MIXES},
+        "coverage90_by_level": {lv: {mix: _share(judged[mix][lv], mix) for mix in MIXES} for lv in LEVELS},
         "coverage_by": {
             kind: {
-                name: _mean([h[getattr(s, kind) == k] for s, h in every])
+                name: float(np.mean(np.concatenate([h[getattr(s, kind) == k] for s, h in every])))
                 for k, name in enumerate(TERCILES)
                 if any(np.any(getattr(s, kind) == k) for s, _ in every)
             }
             for kind in ("length", "load")
         },
-        "interval_width_median": float(np.median(np.concatenate([w for many in widths.values() for w in many]))),
-        "interval_widths": {mix: float(np.median(np.concatenate(many))) for mix, many in widths.items()},
+        "interval_width_median": float(np.median(np.concatenate(list(widths.values())))),
+        "interval_widths": {mix: float(np.median(w)) for mix, w in widths.items()},
     }
 
 
-def _mean(parts: list[Floats]) -> float:
-    return float(np.mean(np.concatenate(parts)))
+def _card(card: str, seeds: tuple[int, ...], say: Say) -> dict[str, list[Score]]:
+    """Worlds of one card on two mixes a seed; together the cards see each mix."""
+    out: dict[str, list[Score]] = {level: [] for level in LEVELS}
+    names, first = list(MIXES), list(CARDS).index(card)
+    for k, seed in enumerate(seeds):
+        for mix in (names[(first + k) % len(names)], names[(first + k + 4) % len(names)]):
+            one = world_seed(card, mix, seed)
+            run = world(MIXES[mix](one), card, one)
+            for level in LEVELS:
+                out[level].append(score(run, level))
+            say(f"{card} {mix} seed {seed}: " + ", ".join(f"{k} {np.median(s[-1].errors):.2%}" for k, s in out.items()))
+    return out
 
 
-def _told(s: Score) -> bool:
-    return bool(s.terms[0, -1] > 0)
+def _cards(found: Held) -> dict[str, Any]:
+    """Each card with widths learned without it."""
+    return {
+        "coverage90_by_card": {card: _share(_all(of), card) for card, of in found.items()},
+        "cards": {
+            card: {
+                level: _pooled(runs)
+                | {
+                    "coverage90": _share(runs, card),
+                    "interval_width_median": float(
+                        np.median(np.concatenate([LEFT_OUT[card].half(s.terms) for s in runs]))
+                    ),
+                }
+                for level, runs in of.items()
+            }
+            for card, of in found.items()
+        },
+    }
+
+
+def _all(of: dict[str, list[Score]]) -> list[Score]:
+    return [s for runs in of.values() for s in runs]
+
+
+def _share(runs: list[Score], left_out: str) -> float:
+    """Of the requests of these runs, how many lie within widths learned without a mix or card."""
+    return float(np.mean(np.concatenate([covered(s, LEFT_OUT[left_out]) for s in runs])))
 
 
 def _control(name: str, say: Say) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from joulegraph.validation.mixes import Mix, Planned
+from joulegraph.validation.mixes import MIXES, Mix, Planned
 from joulegraph.validation.roofline.boards import CARDS, Chip, board, chip, kv_tokens
 from joulegraph.validation.roofline.chip import coalitions, seconds
 from joulegraph.validation.roofline.serving import BLOCK, Serving
@@ -59,3 +59,8 @@ def _thinned(plan: list[Planned], share: float, span_s: float, rng: np.random.Ge
     names = sorted({p.workflow for p in some})
     kept = set(rng.permutation(names)[: max(round(share * len(names)), FEWEST)].tolist())
     return [p for p in some if p.workflow in kept]
+
+
+def world_seed(card: str, mix: str, seed: int) -> int:
+    """A seed of its own for every card and mix, so that no two runs share a board's or a client's luck."""
+    return 1000 * seed + 97 * list(CARDS).index(card) + list(MIXES).index(mix)

@@ -17,7 +17,8 @@ from joulegraph.validation.mixes import MIXES
 from joulegraph.validation.runs import Synthetic, at_level, synthesise
 from joulegraph.validation.score import compare, score
 from joulegraph.validation.truths import TRUTHS, linear_profile
-from joulegraph.validation.validate import EVALUATION, NAIVE, TUNING
+from joulegraph.validation.tuning import TUNING
+from joulegraph.validation.validate import EVALUATION, NAIVE
 
 SEED = 404
 
@@ -114,13 +115,17 @@ def test_same_seed_same_run() -> None:
     assert np.array_equal(once.data.requests.read_ns, again.data.requests.read_ns)
 
 
-def test_the_text_tells_coverage_per_tercile() -> None:
+def test_the_text_tells_coverage_per_tercile_level_and_card() -> None:
     row = {"L1": {"median": 0.01, "p95": 0.05}}
     report = {
         "mixes": {"chat": row}, "independent": {"chat": row}, "sensors": {}, "workflow_median": 0.01,
         "phase_error": 0.01, "coverage90": {"chat": 0.9}, "interval_width_median": 0.07, "closure_uj": 0,
         "coverage_by": {"length": {"short": 0.93, "long": 0.88}, "load": {"low": 0.91}}, "controls": {},
+        "coverage90_by_level": {"L1": {"chat": 0.87}},
+        "cards": {"a10g": {"L3": {"coverage90": 0.86, "interval_width_median": 0.031}}},
     }  # fmt: skip
     text = lines(report)
     assert "coverage by length: short 93%, long 88%" in text
     assert "coverage by load: low 91%" in text
+    assert "coverage at L1: chat 87%" in text
+    assert "coverage on a10g: L3 86% (half width 3.1%)" in text
