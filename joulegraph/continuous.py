@@ -187,8 +187,11 @@ class LiveLags:
                 self._lags[key] = (now_ns + (RENEW_NS if device.lag.known else RETRY_NS), device.lag)
 
 
-def attribute_window(directory: Path, lags: LiveLags, now_ns: int) -> dict[str, tuple[str, str | None, int]]:
-    """request -> (class, workflow, active uJ over components that add up) of the journals in a directory."""
+def attribute_window(
+    directory: Path, lags: LiveLags, now_ns: int, measured_ns: int
+) -> dict[str, tuple[str, str | None, int]]:
+    """request -> (class, workflow, active uJ over components that add up) of the journals in a directory; without those
+    sent after the last look at power: nothing of them was measured yet, which is not 0 J."""
     from energy.align import ASSUMED
     from energy.attribute import attribute
     from energy.load import load_run
@@ -204,6 +207,7 @@ def attribute_window(directory: Path, lags: LiveLags, now_ns: int) -> dict[str, 
     return {
         name: (table.classes.at(i) or "untagged", table.workflow.at(i), int(active[i]))
         for i, name in enumerate(table.ids)
+        if table.sent_ns[i] < measured_ns
     }
 
 
@@ -229,7 +233,7 @@ class Continuous:
         if not self.windows[2].timed or not (self.windows[0].timed or self.windows[1].timed):
             return None
         try:
-            figures = attribute_window(self.scratch, self.lags, now_ns)
+            figures = attribute_window(self.scratch, self.lags, now_ns, self.windows[2].timed[-1][0])
         except UserError as error:
             state = {"t_ns": now_ns, "why": str(error)}
         else:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -162,7 +163,7 @@ def run_proxy(plan: ProxyPlan) -> None:
         if plan.sample:
             beside = _sampling(run, plan)
         workers.start()
-        why = _until_told(plan, run, workers)
+        why = _until_told(plan, run, workers, beside)
         state = "complete" if why is None else "invalid"
     except UserError as error:
         why = str(error)
@@ -183,12 +184,12 @@ def run_proxy(plan: ProxyPlan) -> None:
         raise UserError(why)
 
 
-def _until_told(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
+def _until_told(plan: ProxyPlan, run: RunDir, workers: Workers, beside: list[Child]) -> str | None:
     """Serve the control port until a signal; why the run is broken, or None."""
-    return asyncio.run(_serve(plan, run, workers))
+    return asyncio.run(_serve(plan, run, workers, beside))
 
 
-async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
+async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers, beside: list[Child]) -> str | None:
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -207,6 +208,9 @@ async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers) -> str | None:
                 except TimeoutError:
                     pass
                 view.update(time.monotonic_ns(), class_joules(run))
+                for child in [c for c in beside if not c.process.is_alive()]:
+                    beside.remove(child)
+                    _say_unmeasured(run, child)
                 if not workers.alive():
                     return "a proxy worker died; its journal is kept, see the lines above"
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -222,6 +226,13 @@ def _view(run: RunDir, title: str) -> LiveView:
     view = LiveView(Watch.of_run(run.path, title=title))
     view.quiet = not view.fancy
     return view
+
+
+def _say_unmeasured(run: RunDir, child: Child) -> None:
+    """The sampler or continuous attribution is gone. Requests matter more: they pass and are recorded on."""
+    why = f"the {child.process.name} process ended (exit code {child.process.exitcode}); joules end there"
+    sys.stderr.write(f"joulegraph: {why}, requests are recorded on\n")
+    run.update_info(ended_early={**run.info.get("ended_early", {}), child.process.name: why})
 
 
 def _sampling(run: RunDir, plan: ProxyPlan) -> list[Child]:

@@ -12,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energy.align import ASSUMED, Lag
-from joulegraph.continuous import LEAST_NS, MANY, RENEW_NS, RETRY_NS, Books, LiveLags, Tail, Window, class_joules
+from joulegraph.continuous import (
+    LEAST_NS,
+    MANY,
+    RENEW_NS,
+    RETRY_NS,
+    Books,
+    LiveLags,
+    Tail,
+    Window,
+    attribute_window,
+    class_joules,
+)
+from tests.energy.test_load import S, _run
 from traces.rundir import RunDir
 
 
@@ -162,3 +174,10 @@ def test_a_window_holds_a_bounded_number_of_requests_but_never_too_short_a_time(
     assert len(window.timed) <= max(MANY, per_s * 10) + 1
     if per_s * window_s <= MANY:
         assert begin == now - window_s * 1_000_000_000
+
+
+def test_of_what_was_sent_after_the_last_look_at_power_no_joules_are_told(tmp_path: Path) -> None:
+    """The sampler flushes twice a second, or has died: not measured yet is not 0 J."""
+    run = _run(tmp_path / "run")  # sent at 5 and 9 s; x2 was skipped
+    figures = {end: attribute_window(run.path, LiveLags(), 20 * S, end) for end in (4 * S, 8 * S, 20 * S)}
+    assert [sorted(found) for found in figures.values()] == [["x2"], ["x0", "x2"], ["x0", "x1", "x2"]]

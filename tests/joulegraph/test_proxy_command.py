@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -253,12 +254,20 @@ def test_joules_appear_beside_the_traffic(tmp_path: Path) -> None:
         assert energy["active_uj"] > 0
         assert energy["provisional"] is True
         assert 'joulegraph_active_joules{class="agentic"}' in ask(told["control"], "GET", "/metrics")[1]
+        roles = RunDir.open(run).info["processes"]
+        os.kill(next(int(pid) for pid, role in roles.items() if role == "sampler"), signal.SIGKILL)
+        until = time.monotonic() + 20
+        while "ended_early" not in RunDir.open(run).info and time.monotonic() < until:
+            time.sleep(0.05)
+        assert list(RunDir.open(run).info["ended_early"]) == ["sampler"]
+        assert ask(told["listen"], "POST", "/v1/completions", body, **tags)[0] == 200
     finally:
         child.send_signal(signal.SIGTERM)
         engine.send_signal(signal.SIGTERM)
-        code = ends(child)[0]
+        code, said = ends(child)
         engine.communicate(timeout=20)
     assert code == 0
+    assert "the sampler process ended" in said
 
 
 def test_joules_are_parsed_once_per_look_and_anew_when_replaced(tmp_path: Path) -> None:
