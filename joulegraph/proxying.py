@@ -207,7 +207,8 @@ async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers, beside: list[Ch
                         await leave.wait()
                 except TimeoutError:
                     pass
-                view.update(time.monotonic_ns(), class_joules(run))
+                if not view.quiet:  # four times a second what nobody sees costs as much as a worker at rest
+                    view.update(time.monotonic_ns(), class_joules(run))
                 for child in [c for c in beside if not c.process.is_alive()]:
                     beside.remove(child)
                     _say_unmeasured(run, child)

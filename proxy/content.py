@@ -7,6 +7,7 @@ asked for. May not know: sockets, clocks, replies.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -100,7 +101,7 @@ def _plain_chat(body: dict[str, Any], key: bytes) -> tuple[tuple[dict[str, Any],
         return None
     rows: list[dict[str, Any]] = []
     prompt: list[bytes] = []
-    known, fresh = _met(key), _keyed(key, 12).copy
+    known, fresh, _ = _hashes(key)
     left = len(turns)
     for turn in turns:
         if type(turn) is not dict or len(turn) != 2:
@@ -127,16 +128,11 @@ def _plain_chat(body: dict[str, Any], key: bytes) -> tuple[tuple[dict[str, Any],
 
 
 @lru_cache(maxsize=1)
-def _met(key: bytes) -> dict[str, tuple[str, bytes]]:
-    """Digests and UTF-8 of texts that came before the last message of a prompt (system prompts, history): they come
-    again."""
-    return {}
-
-
-@lru_cache(maxsize=8)
-def _keyed(key: bytes, size: int) -> blake2b:
-    """A keyed hash that has read nothing yet: copying it is half the price of making one."""
-    return blake2b(digest_size=size, key=key)
+def _hashes(key: bytes) -> tuple[dict[str, tuple[str, bytes]], Callable[[], blake2b], Callable[[], blake2b]]:
+    """For one key: digests and UTF-8 of texts that came before the last message of a prompt (system prompts, history),
+    since they come again; what makes a hash for a message, and for blocks. To copy one that has read nothing is half
+    the price of making it."""
+    return {}, blake2b(digest_size=12, key=key).copy, blake2b(digest_size=8, key=key).copy
 
 
 def named_ids(body: dict[str, Any]) -> Named:
@@ -169,7 +165,7 @@ def _is_plain(turn: Any) -> bool:
 
 def block_hashes(prompt: bytes, key: bytes, block_bytes: int) -> tuple[int, ...]:
     """Keyed 63-bit ids of the whole blocks of a canonical prompt: each of everything up to its block's end."""
-    so_far = _keyed(key, 8).copy()
+    so_far = _hashes(key)[2]()
     update, digest_so_far = so_far.update, so_far.digest
     digests: list[bytes] = []
     for end in range(block_bytes, len(prompt) + 1, block_bytes):
@@ -185,7 +181,7 @@ def canonical(pieces: list[Piece]) -> bytes:
 
 def digest(text: bytes, key: bytes) -> str:
     """Keyed digest of one message, hex."""
-    made = _keyed(key, 12).copy()
+    made = _hashes(key)[1]()
     made.update(text)
     return made.hexdigest()
 
@@ -193,7 +189,7 @@ def digest(text: bytes, key: bytes) -> str:
 def _messages(pieces: list[Piece], key: bytes) -> tuple[dict[str, Any], ...]:
     """Structure of the first messages: role, length in bytes, digest, tool ids where there are any."""
     rows: list[dict[str, Any]] = []
-    fresh = _keyed(key, 12).copy
+    fresh = _hashes(key)[1]
     for role, text, ids in pieces[:MAX_MESSAGES]:
         made = fresh()
         made.update(text)

@@ -146,12 +146,13 @@ class Chunked:
             elif self._left:
                 at = self._take(buffer, at, pieces)
             else:
-                at = self._size(buffer, at)
+                at = self._size(buffer, at, pieces)
         if self.done:
             self.used = at - carried
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _size(self, buffer: bytes, at: int) -> int:
+    def _size(self, buffer: bytes, at: int, pieces: list[bytes]) -> int:
+        """A size line, and at once what it says where the buffer holds all of it."""
         match = CHUNK_SIZE.match(buffer, at)
         if match is None:
             rest = buffer[at:]
@@ -159,12 +160,15 @@ class Chunked:
                 raise FramingError(f"bad chunk size line {rest[:32]!r}")
             self._carry = rest
             return len(buffer)
-        length = int(match[1], 16)
-        if length:
-            self._left = length + 2
-        else:
+        length, start = int(match[1], 16), match.end()
+        if not length:
             self._trailers = True
-        return match.end()
+        elif buffer.startswith(_CRLF, start + length):
+            pieces.append(buffer[start : start + length])
+            return start + length + 2
+        else:
+            self._left = length + 2
+        return start
 
     def _take(self, buffer: bytes, at: int, pieces: list[bytes]) -> int:
         """Payload, then the CRLF behind it (which a read may cut in two)."""

@@ -77,6 +77,7 @@ class Hub:
         """went on in this turn of the loop: their tags are to be found"""
         self._unread: dict[Exchange, None] = {}
         """went on: the rest of their requests is to be read"""
+        self._record = self._write_down
         self._waiting: list[tuple[Callable[[Exchange], None], Exchange]] = []
         """what is left to do, in the order of its events: edges are found by what ended before"""
         self._later: asyncio.TimerHandle | None = None
@@ -120,7 +121,7 @@ class Hub:
         self.page.left(in_flight)
         if in_flight == 0:
             self._idle.set()
-        self._waiting.append((self._write_down, exchange))
+        self._waiting.append((self._record, exchange))
         if len(self._waiting) == self._max_later:
             self.loop.call_soon(self._catch_up, MAX_LOOK)
         else:

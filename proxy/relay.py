@@ -191,7 +191,8 @@ class Relay:
             reusable = head.keep_alive and not reply.closes and reply.used == len(data)
             self._complete(head, now, reusable=reusable)
             return
-        self.look()
+        if exchange.log:
+            self.look()
         tokens = exchange.read(now, reply.used, payload)
         if tokens:
             self._hub.page.tokens(tokens)

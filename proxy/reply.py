@@ -79,6 +79,8 @@ class Reply:
 
     def walk(self, data: bytes) -> tuple[bytes, bytes]:
         """One read: the bytes for the client, and the payload in it (without chunk framing)."""
+        if not data:  # the head came alone
+            return data, data
         framing = self._framing
         payload = framing.feed(data)
         used = self.used = framing.used

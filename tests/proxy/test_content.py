@@ -181,15 +181,15 @@ def test_digests_of_texts_met_before_are_those_of_new_ones(chats: list[list[str]
         body = {"messages": [{"role": "user", "content": text} for text in texts]}
         got = read_facts(body, mode="hash", key=key, block_bytes=16).messages
         assert [m["digest"] for m in got] == [content.digest(text.encode(), key) for text in texts]
-    assert content._met(key).keys() <= {"", "a", "b" * 200}  # long texts are not kept, nor are last ones
-    assert all(len(text.encode()) <= content.MAX_MET_BYTES for text in content._met(key))
+    assert content._hashes(key)[0].keys() <= {"", "a", "b" * 200}  # long texts are not kept, nor are last ones
+    assert all(len(text.encode()) <= content.MAX_MET_BYTES for text in content._hashes(key)[0])
 
 
 def test_texts_met_before_are_bounded() -> None:
     for number in range(content.MAX_MET + 2):
         body = {"messages": [{"role": "system", "content": f"s{number}"}, {"role": "user", "content": "u"}]}
         read_facts(body, mode="hash", key=b"n" * 32, block_bytes=16)
-    assert 0 < len(content._met(b"n" * 32)) <= content.MAX_MET
+    assert 0 < len(content._hashes(b"n" * 32)[0]) <= content.MAX_MET
 
 
 ids = st.sampled_from(["c1", "c2", "c3"])
