@@ -30,7 +30,7 @@ class Front(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_buffer_body", "_closing_ns", "_hub", "_idle_ns", "_intake", "_now_ns", "_paused_ns", "_streaming",
+        "_buffer_body", "_closing_ns", "_held_ns", "_hub", "_idle_ns", "_intake", "_now_ns", "_paused_ns", "_streaming",
         "_t_first_ns", "_transport", "_tunnel", "_upload_paused", "close_after", "exchange", "paused", "relay", "send",
         "write",
     )  # fmt: skip
@@ -57,6 +57,8 @@ class Front(asyncio.Protocol):
         self._t_first_ns: int | None = None
         self._streaming = False
         self._upload_paused = False
+        self._held_ns = 0
+        """how long the body was not read, because it could not go on; less the instant while it is not"""
         self.close_after = False
         self.exchange: Exchange | None = None
         self.relay: Relay | None = None
@@ -144,8 +146,8 @@ class Front(asyncio.Protocol):
         """A body that is not whole yet, or longer than is held."""
         intake = self._intake
         if intake.size > self._buffer_body:
-            if intake.size > self._hub.config.max_body:
-                self._too_large(now)
+            if intake.size > (limit := self._hub.config.max_body):
+                self._stop("rejected", Refusal(413, "body_too_large", f"the body is over {limit} bytes"), now)
                 return
             self._streaming = True
         if not intake.complete and not self._streaming:
@@ -175,11 +177,6 @@ class Front(asyncio.Protocol):
         if not hub.admit(relay, now):
             relay.abandon("rejected", now, "the queue of the concurrency limit is full")
             self.refuse(Refusal(503, "queue_full", "too many requests wait already; try again later"))
-
-    def _too_large(self, now: int) -> None:
-        limit = self._hub.config.max_body
-        refusal = Refusal(413, "body_too_large", f"the body is over {limit} bytes")
-        self._stop("rejected", refusal, now)
 
     # ---- the reply side calls these
 
@@ -241,6 +238,7 @@ class Front(asyncio.Protocol):
         if self._transport.is_closing() or paused == self._upload_paused:
             return
         self._upload_paused = paused
+        self._held_ns += -self._now_ns() if paused else self._now_ns()
         hold(self._transport, paused)
 
     # ---- timers
@@ -263,7 +261,7 @@ class Front(asyncio.Protocol):
             return
         elif exchange is not None:
             waiting = not self._intake.complete and not self._upload_paused
-            end = overdue(exchange, self._intake.size, waiting, config, now)
+            end = overdue(exchange, self._intake.size, waiting, config, now, self._held_ns)
             if end is not None:
                 self._stop(*end, now)
         elif self._t_first_ns is not None:

@@ -19,12 +19,13 @@ LINGER_NS = 1_000_000_000
 
 
 def overdue(
-    exchange: Exchange, size: int, waiting: bool, config: ProxyConfig, now: int
+    exchange: Exchange, size: int, waiting: bool, config: ProxyConfig, now: int, held_ns: int = 0
 ) -> tuple[Outcome, Refusal] | None:
-    """How a request under way has to end now, or None. `size`: bytes of its body so far; `waiting`: for more."""
+    """How a request under way has to end now, or None. `size`: bytes of its body so far; `waiting`: for more;
+    `held_ns`: how long it was not read, because it could not go on."""
     limit = exchange.deadline_ns or config.deadline_ns
     if limit is not None and now - exchange.t_arrival_ns > limit:
         return "timeout", Refusal(504, "deadline", "the proxy's deadline for this request has passed")
-    if waiting and now - exchange.t_head_ns > config.body_timeout_ns + size * 1_000_000_000 // MIN_BODY_RATE:
+    if waiting and now - exchange.t_head_ns - held_ns > config.body_timeout_ns + size * 1_000_000_000 // MIN_BODY_RATE:
         return "client_left", Refusal(408, "slow_body", "the request body did not arrive in time")
     return None

@@ -736,6 +736,28 @@ def test_no_engine_at_all_is_a_502(rig: Any, post: Any) -> None:
     rig(scenario, listen=False, upstreams=("http://127.0.0.1:9001", "http://127.0.0.1:9000"))
 
 
+def test_a_large_body_that_had_to_wait_in_the_queue_is_not_taken_for_a_slow_one(rig: Any, post: Any) -> None:
+    body = b"x" * 1_500_000
+
+    async def scenario(r: Any) -> None:
+        first = await r.client(post(b'{"model":"m"}'))
+        engine = await r.accepted()
+        await engine.has(b"}")
+        large = await r.client(post(body)[:100_000])
+        await r.sleep(400)
+        engine.send(OK)
+        await first.has(b"200 OK")
+        await r.sleep(1)
+        large.send(post(body)[100_000:])
+        await r.engine[1].until(lambda w: w.got.endswith(body))
+        r.engine[1].send(OK)
+        await large.has(b"200 OK")
+        record = await r.settle(2)
+        assert (record.outcome, record.bytes_in) == ("ok", len(body))
+
+    rig(scenario, max_concurrency=1)
+
+
 def test_metadata_tags_are_answered(rig: Any, post: Any) -> None:
     async def scenario(r: Any) -> None:
         body = json.dumps({"metadata": {"workflow_id": "wé", "workflow_parents": "a;kind=tool,b"}}).encode()
