@@ -158,8 +158,9 @@ def _decodes(
     for a, b in read_slices(requests, work.row):
         _, at, steps_of, tokens, read = decode_reads(requests, work, a, b, decoded, moving)
         cell = np.clip(((at - t[0]) / width).astype(np.int64), 0, cells - 1)
-        turns += np.bincount(cell, steps_of, cells)
-        decode += np.bincount(cell, tokens, cells)
+        given = np.bincount(cell, tokens, cells)
+        turns += given if steps_of is tokens else np.bincount(cell, steps_of, cells)
+        decode += given
         context += np.bincount(cell, read, cells)
     return turns, decode, context
 
