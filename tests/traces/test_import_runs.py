@@ -74,6 +74,18 @@ def test_ids_link_what_different_workers_recorded(tmp_path: Path, tagged: str | 
     assert [n.deps for n in workflow.nodes] == [(), (Dep("a", "conversation"),), (Dep("a", "tool"),)]
 
 
+def test_a_recording_without_anything_to_replay_says_why(tmp_path: Path) -> None:
+    looks = replace(REQUEST, api=None)
+    failed = replace(REQUEST, outcome="upstream_died", completion_tokens=None)
+    run = recording(tmp_path / "run", "requests", looks, looks, failed)
+    with pytest.raises(UserError, match=r"run: recorded no request .*2 x a request to another .*; 1 x .*; record some"):
+        imported(run.path)
+    none = RunDir.create(tmp_path / "none")
+    none.writer("requests", "0", mono_ns=0, wall_ns=0).close()
+    with pytest.raises(UserError, match="the journal is empty"):
+        imported(none.path)
+
+
 def test_recorded_text_is_kept(tmp_path: Path) -> None:
     content = {"messages": [{"role": "user", "content": "hi"}], "output": "hello"}
     run = recording(tmp_path / "run", "requests", replace(REQUEST, content=content, block_hashes=()))
