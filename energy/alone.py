@@ -20,9 +20,9 @@ MOST_READS = 1_000_000
 MOST_INSTANTS = 4000
 FEWEST = 20
 """first tokens beside decoding sequences below which nothing is concluded"""
-CALLED = 0.3
+CALLED = 0.12
 """share of the coincidences that reads have with one another below which prompts are alone: stamps as late as a step is
-long leave half of them, prompts that are alone next to none"""
+long leave a fifth to a half of them, prompts that are alone next to none"""
 LEAST = 0.7
 MOST_SORTED = 20_000_000
 """beyond these the sort would cost more time than it is worth"""
