@@ -67,7 +67,7 @@ class Scale:
         return out
 
 
-SHIPPED = Scale((0.000, 0.341, 0.351, 0.391, -0.045), (5.076, 5.048))
+SHIPPED = Scale((0.000, 0.281, 0.362, 0.430, 0.046), (4.628, 4.672))
 """found by scripts/fit_intervals.py, which prints this line"""
 
 
