@@ -112,13 +112,20 @@ def _pauses(exchange: Exchange) -> list[int]:
     """ns before each token after those of the first read with any; tokens of one read share the pause before it."""
     times, counts = exchange.read_times, exchange.read_tokens
     start = next((k for k, tokens in enumerate(counts, 1) if tokens), len(counts))
-    if counts.count(1) == len(counts) - start + 1:
-        return list(times[start:])
     pauses: list[int] = []
-    pause = 0
-    for dt, tokens in zip(times[start:], counts[start:], strict=True):
-        pause += dt
+    at, pause = start, 0
+    for odd in [k for k, tokens in enumerate(counts[start:], start) if tokens != 1]:
+        if at < odd:  # reads of one token each
+            pauses += times[at:odd]
+            pauses[at - odd] += pause
+            pause = 0
+        pause += times[odd]
+        tokens = counts[odd]
         if tokens:
             pauses += [pause // tokens] * tokens
             pause = 0
+        at = odd + 1
+    if at < len(times):
+        pauses += times[at:]
+        pauses[at - len(times)] += pause
     return pauses
