@@ -38,6 +38,8 @@ KINDS: dict[bytes, int] = {
     ),
     **dict.fromkeys([b"authorization", b"x-api-key"], TAKEN),
 }
+MAX_JOINED = 16_384
+"""bytes of a body that are copied to go out with their head in one write"""
 _SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-api-key"})
 _CODINGS = b"accept-encoding:"
 _COUNTER = count()
@@ -228,6 +230,17 @@ def plain_reply(lines: bytes) -> bytes:
             out += lines[done:at] + b"Accept-Encoding: identity"
             done = at = lines.index(b"\r\n", at)
     return out + lines[done:] if out else lines
+
+
+def outgoing(
+    head: RequestHead, host: str, prefix: str, body: list[bytes], *, streamed: bool, whole: bool
+) -> list[bytes]:
+    """A request as it goes to the engine, or its beginning; in one piece where it is short and whole."""
+    size = len(body[0]) if len(body) == 1 else sum(map(len, body))
+    if len(body) == 1 and size <= MAX_JOINED and not streamed:
+        return [upstream_head(head, host, prefix, b"Content-Length: %d\r\n" % size, body[0])]
+    first = upstream_head(head, host, prefix, framing_line(head, size, streamed))
+    return [first, *(body_pieces(body, last=whole) if streamed and head.chunked else body)]
 
 
 def framing_line(head: RequestHead, size: int, streamed: bool) -> bytes:

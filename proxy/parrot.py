@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from engines.dialects import Observer
 from engines.parrot.lineage import CallNode, Lineage, OpenWorkflow
 from engines.parrot.protocol import (
     CRITERIA,
@@ -27,6 +26,7 @@ from engines.parrot.protocol import (
 from engines.parrot.protocol import session_of as session_in
 from engines.pool import Pool
 from proxy.config import parse_target
+from proxy.document import ReplyBody
 from proxy.exchange import Exchange
 from proxy.passive import PassiveReads
 from proxy.refusal import Refusal
@@ -35,32 +35,7 @@ from traces.workflow import dep_row
 if TYPE_CHECKING:
     from proxy.hub import Hub
 
-KEEP = 8 << 20
-"""bytes of a reply kept for reading"""
 Row = dict[str, Any]
-
-
-class ReplyBody(Observer):
-    """Keeps a reply's body, which is one small JSON document; a Parrot streams nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def feed(self, body: bytes) -> int:
-        """No token events."""
-        self._size += len(body)
-        if self._size <= KEEP:
-            self._parts.append(body)
-        return 0
-
-    def finish(self) -> None:
-        """Nothing is buffered."""
-
-    def json(self) -> Row | None:
-        """The document, None when it is none (or too long to keep)."""
-        return parse_json(b"".join(self._parts)) if self._size <= KEEP else None
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from proxy.exchange import Exchange
 from proxy.framing import FramingError
-from proxy.heads import body_pieces, framing_line, upstream_head
+from proxy.heads import body_pieces, outgoing
 from proxy.refusal import Refusal
 from proxy.reply import Reply, client_head, is_whole, read_head
 from proxy.replyhead import ReplyHead
@@ -23,9 +23,6 @@ from traces.records import Outcome
 if TYPE_CHECKING:
     from proxy.front import Front
     from proxy.hub import Hub
-
-MAX_JOINED = 16_384
-"""bytes of a body that are copied to go out with their head in one write"""
 
 
 class Relay:
@@ -85,11 +82,8 @@ class Relay:
         if self.connection is None:
             self._request += parts
             return
-        for piece in self._framed(parts, last):
+        for piece in body_pieces(parts, last=last) if self.exchange.head.chunked else parts:
             self._hub.outbox.put(self.connection.transport, piece)
-
-    def _framed(self, parts: list[bytes], last: bool) -> list[bytes]:
-        return body_pieces(parts, last=last) if self._streamed and self.exchange.head.chunked else parts
 
     def _open(self) -> None:
         self._opening = self._hub.loop.create_task(self._connect())
@@ -123,15 +117,8 @@ class Relay:
         if self.front.paused:
             transport.pause_reading()
         exchange, pool, hub = self.exchange, connection.pool, self._hub
-        body = self._request
-        size = len(body[0]) if len(body) == 1 else sum(map(len, body))
-        if len(body) == 1 and size <= MAX_JOINED and not self._streamed:
-            pieces, line = [], b"Content-Length: %d\r\n" % size
-            first = upstream_head(exchange.head, pool.name, pool.target.prefix, line, body[0])
-        else:
-            pieces, line = self._framed(body, self._upload_ended), framing_line(exchange.head, size, self._streamed)
-            first = upstream_head(exchange.head, pool.name, pool.target.prefix, line)
-        for piece in (first, *pieces):
+        head, prefix, ended = exchange.head, pool.target.prefix, self._upload_ended
+        for piece in outgoing(head, pool.name, prefix, self._request, streamed=self._streamed, whole=ended):
             hub.outbox.put(transport, piece)
         if not exchange.tagged:
             hub.look_later(exchange)
