@@ -36,7 +36,8 @@ LATER_S, MAX_LATER = 0.02, 16
 costs three times as much as in a row, and a reply that is on its way does not wait for it"""
 MAX_LOOK = 64 << 10
 """bytes of request bodies that are read in one turn of the loop (or one longer body): replies do not wait for more.
-What has no body, or a short one, counts as the share of one of `MAX_LATER`"""
+What has no body, or a short one, counts as the share of one of `MAX_LATER`; a stream, whose reads are still to be
+looked at, as all of it"""
 
 
 class Hub:
@@ -154,7 +155,7 @@ class Hub:
         """Do what waits, in order; the rest in the next turn once `most` bytes of bodies were read."""
         waiting, self._waiting = self._waiting, []
         for at, (work, exchange) in enumerate(waiting, 1):
-            most -= max(len(exchange.body), MAX_LOOK // MAX_LATER)
+            most -= MAX_LOOK if exchange.stream else max(len(exchange.body), MAX_LOOK // MAX_LATER)
             try:
                 work(exchange)
             except Exception as error:  # noqa: BLE001 - as above

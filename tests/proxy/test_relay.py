@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.hub import MAX_LOOK
+
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 SSE_HEAD = (
     b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -822,3 +824,18 @@ def test_many_reads_are_kept_packed(rig: Any, post: Any) -> None:
         assert (len(record.read_dt_ns), sum(record.read_bytes)) == (202, record.bytes_out)
 
     rig(scenario)
+
+
+def test_streams_that_ended_are_recorded_one_a_turn(rig: Any, post: Any) -> None:
+    async def scenario(r: Any) -> None:
+        clients = [await r.client(post(ASKED)) for _ in range(3)]
+        for client in clients:
+            await client.has(b"0\r\n\r\n")
+        r.proxy._hub._catch_up(MAX_LOOK)
+        counts = [len(r.records)]
+        for _ in range(2):
+            await r.sleep(0)
+            counts.append(len(r.records))
+        assert counts == [1, 2, 3]
+
+    rig(scenario, on_data=answer(SSE_HEAD + chunk(token("a")) + chunk(DONE) + b"0\r\n\r\n"))
