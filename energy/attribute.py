@@ -23,6 +23,7 @@ from energy.device import HOST, Asked, Device, attributed, estimated, resplit
 from energy.fit import Profile
 from energy.groups import NO_STREAM, Scope, outside, scopes_of, slices, steps_of, untold
 from energy.joining import joined
+from energy.late_reads import read_in_time
 from energy.load import load_run
 from energy.node_total import node_total
 from energy.output import write
@@ -128,6 +129,10 @@ def attribute(
     if said := elsewhere(data.steps, data.requests):
         data, notes = replace(data, steps=None), [*notes, *said]
     level = choose_level(data, level)
+    as_read = data.requests
+    if level != "L1":
+        requests, said = read_in_time(as_read)
+        data, notes = replace(data, requests=requests), [*notes, *said]
     every, missing = curves_of(data.series)
     curves = choose(every)
     node, about = node_total(curves)
@@ -161,7 +166,7 @@ def attribute(
     if data.preempted and level != "L3":
         notes.append(PREEMPTED)
     figures = all_figures(measured or devices, data.requests)
-    return _summed(Attribution(level, policy, data.requests, devices, figures, notes, aside))
+    return _summed(Attribution(level, policy, as_read, devices, figures, notes, aside))
 
 
 def _summed(result: Attribution) -> Attribution:

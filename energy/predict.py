@@ -20,6 +20,7 @@ from energy.likeness import trusted
 from energy.planning import planned_j
 from energy.tables import Floats
 from energy.timefit import fit_time
+from energy.warmth import PACES_S, Warmth, cooled, leak_of, warmed_j, warmth
 from energy.windows import Windows
 from energy.work import WorkCurve
 from traces.errors import UserError
@@ -39,18 +40,28 @@ AVERAGED_NS = 3_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What predictions rest on: the curve, its lag, the work, and the spans between counter nodes."""
+    """What predictions rest on: the curve, its lag, the work, the spans between counter nodes, and the warmth."""
 
     curve: Curve
     lag: Lag
     work: WorkCurve
     windows: Windows
     spans: Spans
+    warmth: Warmth
 
     @classmethod
     def of(cls, curve: Curve, lag: Lag, work: WorkCurve, windows: Windows) -> Basis:
-        """Spans at the lag found."""
-        return cls(curve, lag, work, windows, spans_of(curve, work, windows.origin_ns, lag.lag_s))
+        """Spans and warmth at the lag found."""
+        spans = spans_of(curve, work, windows.origin_ns, lag.lag_s)
+        return cls(curve, lag, work, windows, spans, warmth(curve, windows.origin_ns, lag.lag_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """Coefficients of work, and the watts that each watt of smoothed power costs later (energy.warmth)."""
+
+    fit: Fit
+    leak: Floats
 
 
 def predict(basis: Basis, phases: list[dict[str, Any]], profile: Profile | None = None) -> list[dict[str, Any]]:
@@ -92,18 +103,19 @@ def _phase(basis: Basis, phase: dict[str, Any], seconds: Floats, profile: Profil
     before = spans.begin + spans.seconds <= begin + 1e-6
     held = _fitted(basis, spans.where(before | (spans.begin >= end)), seconds, begin, end, profile)
     if held is not None:
-        row["held_out_uj"] = round(1e6 * _energy(basis, held, begin, end))
+        row["held_out_uj"] = round(1e6 * sum(_energy(basis, held, begin, end)))
     past = basis.work.until(begin)
     times = fit_time(past) if len(past.t) > 1 else 0 * seconds
     earlier = _fitted(basis, spans.where(before), times, begin, end, profile)
     if earlier is None:
         return row | {"why": "; ".join(filter(None, (lost, "too little precedes this phase to fit on")))}
-    row["predicted_uj"] = round(1e6 * _energy(basis, earlier, begin, end))
+    of_work, of_warmth = _energy(basis, earlier, begin, end)
+    row["predicted_uj"] = round(1e6 * (of_work + of_warmth))
     row["null_uj"] = round(1e6 * _null(spans.where(before), basis, phase)) if np.any(before) else None
-    row["sd_uj"] = round(1e6 * _sd(basis, earlier, begin, end))
+    row["sd_uj"] = round(1e6 * _sd(basis, earlier.fit, begin, end))
     unsure = row["sd_uj"] / max(row["predicted_uj"], 1)
     if unsure <= SURE:
-        row["planned_uj"] = round(1e6 * planned_j(basis.windows, earlier, begin, end))
+        row["planned_uj"] = round(1e6 * (planned_j(basis.windows, earlier.fit, begin, end) + of_warmth))
         new = None
     else:
         new = f"what precedes this phase hardly had work like its: predicted within {unsure:.0%} (sd), not planned"
@@ -131,23 +143,28 @@ def _spacing(curve: Curve, t_ns: int) -> int:
 
 def _fitted(
     basis: Basis, spans: Spans, seconds: Floats, begin: float, end: float, profile: Profile | None
-) -> Fit | None:
-    """Coefficients for a phase from these spans, None where too few of them had work; a profile then stands in."""
+) -> Learned | None:
+    """What these spans say for a phase, None where too few of them had work; a profile then stands in."""
     busy = np.bincount(spans.span, spans.terms[:, 2], len(spans)) if len(spans) else np.zeros(0)
     if np.count_nonzero(busy > 0.1) < FEWEST:
-        return None if profile is None else from_profile(profile)
+        return None if profile is None else Learned(from_profile(profile), np.zeros(len(PACES_S)))
+    leak = leak_of(basis.warmth, spans)
+    spans = cooled(spans, basis.warmth, leak)
     fit = fit_energy(spans, seconds, profile)
     if isinstance(fit, str):
         return None
     t = np.linspace(begin, end, max(2, round((end - begin) / STATE_S) + 1))
     terms = np.maximum(cells(basis.work, t), 0)
-    return fit_again(replace(spans, trust=trusted(spans, fit, terms, np.diff(t))), fit, profile)
+    return Learned(fit_again(replace(spans, trust=trusted(spans, fit, terms, np.diff(t))), fit, profile), leak)
 
 
-def _energy(basis: Basis, fit: Fit, begin: float, end: float) -> float:
+def _energy(basis: Basis, known: Learned, begin: float, end: float) -> tuple[float, float]:
+    """Joules of an interval: of its work on a board as warm as at first, and what warmth adds."""
+    fit = known.fit
     grid = np.union1d(basis.work.coarse(begin, end), [begin, end])
     terms, cell_s = np.maximum(cells(basis.work, grid), 0), np.diff(grid)
-    return float((fit.bend(terms, cell_s) * (terms @ fit.joules)).sum())
+    joules = fit.bend(terms, cell_s) * (terms @ fit.joules)
+    return float(joules.sum()), warmed_j(basis.warmth, known.leak, grid, joules)
 
 
 def _sd(basis: Basis, fit: Fit, begin: float, end: float) -> float:

@@ -13,6 +13,7 @@ from energy.curve import Curve
 from energy.fit import Spans
 from energy.predict import Basis
 from energy.tables import Floats, Labels
+from energy.warmth import warmth
 from energy.windows import Windows
 from energy.work import WorkCurve
 
@@ -55,7 +56,7 @@ def _world(noise_j: float, seed: int = 3, shared_j: float = 0.0) -> tuple[Basis,
     empty = np.zeros(0)
     spans = Spans(np.zeros((0, 8)), empty, np.zeros(0, np.int64), empty, empty, empty)
     return (
-        Basis(curve, Lag(0.0, 0.0, True), work, windows, spans),
+        Basis(curve, Lag(0.0, 0.0, True), work, windows, spans, warmth(curve, 0, 0.0)),
         Labels(np.array(kinds, np.int32), ["a", "b"]),
         phases,
     )
