@@ -19,6 +19,7 @@ from energy.others import outside_engine, strangers
 from energy.policies import CHARGE_WAITING, POLICIES, Split
 from energy.tables import Floats, Ints, Mask, RunData
 from energy.timefit import fit_time
+from energy.warmth import cooled, leak_of, warmth
 from energy.windows import Windows
 from energy.work import WorkCurve
 
@@ -65,7 +66,9 @@ def attributed(asked: Asked, one: Curve, lag: Lag | None) -> Device | str:
     part = replace(one, uj=ours(one.uj, asked.share))
     lag = lag or estimate_lag(part, asked.work, origin)
     prior = asked.profile if one.domain == "gpu" else None
-    fit = fit_energy(spans_of(part, asked.work, origin, lag.lag_s), fit_time(asked.work), prior, limited=False)
+    spans, warm = spans_of(part, asked.work, origin, lag.lag_s), warmth(part, origin, lag.lag_s)
+    spans = cooled(spans, warm, leak_of(warm, spans, sure=True))  # warmth grows with load and would pass for its cost
+    fit = fit_energy(spans, fit_time(asked.work), prior, limited=False)
     return fit if isinstance(fit, str) else _split(asked, one, lag, fit)
 
 

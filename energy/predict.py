@@ -148,7 +148,7 @@ def _fitted(
     busy = np.bincount(spans.span, spans.terms[:, 2], len(spans)) if len(spans) else np.zeros(0)
     if np.count_nonzero(busy > 0.1) < FEWEST:
         return None if profile is None else Learned(from_profile(profile), np.zeros(len(PACES_S)))
-    leak = leak_of(basis.warmth, spans)
+    leak = leak_of(basis.warmth, spans, sure=False)
     spans = cooled(spans, basis.warmth, leak)
     fit = fit_energy(spans, seconds, profile)
     if isinstance(fit, str):

@@ -53,16 +53,22 @@ def _smoothed(power: Floats, pace_s: float) -> Floats:
     return np.asarray(lfilter([gain], [1, gain - 1], power), float)
 
 
-def leak_of(warm: Warmth, spans: Spans) -> Floats:
+def leak_of(warm: Warmth, spans: Spans, *, sure: bool) -> Floats:
     """Watts that each watt of smoothed power (PACES_S) costs now, from the idle ones of these spans; zeros where too
-    few are idle."""
+    few are idle. sure: also zeros where warmth explains them no better than two more parameters may by chance (Schwarz
+    criterion). Shares want that, whose blocks are scaled to what was measured warm; a prediction of later does not:
+    leaving warmth out errs always to one side."""
     terms = spans.summed(np.ones(len(spans.cell_s)))
     idle = terms[:, 2] < 0.02 * spans.seconds
     if np.count_nonzero(idle) < FEWEST:
         return np.zeros(len(PACES_S))
     before = warm.at(spans.begin[idle]) * spans.seconds[idle, None]
     # seconds of idle and of tail beside it: a board not yet at rest is not to pass for a warm one
-    found = nnls(np.column_stack([terms[idle, 0], terms[idle, 1], before]), spans.joules[idle])[0]
+    rest, joules = terms[idle, :2], spans.joules[idle]
+    found, error = nnls(np.column_stack([rest, before]), joules)
+    plain, n = nnls(rest, joules)[1], len(joules)
+    if sure and 2 * n * np.log(max(plain, 1e-15) / max(error, 1e-15)) <= len(PACES_S) * np.log(n):
+        return np.zeros(len(PACES_S))
     return np.asarray(found[2:])
 
 

@@ -61,7 +61,7 @@ PHASE = [{"phase": "mix", "run": 0, "t_ns": 120 * S, "end_ns": 158 * S}]
 
 def test_later_phases_are_predicted_with_the_warmth_they_meet() -> None:
     basis, joules = _basis()
-    leak = leak_of(basis.warmth, basis.spans)
+    leak = leak_of(basis.warmth, basis.spans, sure=True)
     assert leak.sum() == pytest.approx(LEAK.sum(), rel=0.15)
     row = predict(basis, PHASE)[0]
     measured = joules[round(158 / STEP_S)] - joules[round(120 / STEP_S)]
@@ -73,14 +73,23 @@ def test_later_phases_are_predicted_with_the_warmth_they_meet() -> None:
 
 def test_a_board_that_does_not_leak_is_said_not_to() -> None:
     basis, _ = _basis(leak=np.zeros(2))
-    assert leak_of(basis.warmth, basis.spans) == pytest.approx([0, 0], abs=1e-4)
+    assert leak_of(basis.warmth, basis.spans, sure=True) == pytest.approx([0, 0], abs=1e-4)
+
+
+def test_shares_want_more_than_chance() -> None:
+    """Idle power that only scatters: what least squares finds in it is not used for shares."""
+    basis, _ = _basis(leak=np.zeros(2))
+    noise = np.random.default_rng(5).normal(0, 2, len(basis.spans))
+    scattered = replace(basis.spans, joules=basis.spans.joules + noise)
+    assert leak_of(basis.warmth, scattered, sure=False).any()
+    assert not leak_of(basis.warmth, scattered, sure=True).any()
 
 
 def test_nothing_is_said_from_few_idle_spans() -> None:
     basis, _ = _basis()
     idle = np.flatnonzero(basis.spans.summed(np.ones(len(basis.spans.cell_s)))[:, 2] < 1e-9)
     few = np.isin(np.arange(len(basis.spans)), idle[: FEWEST - 1])
-    assert not leak_of(basis.warmth, basis.spans.where(few)).any()
+    assert not leak_of(basis.warmth, basis.spans.where(few), sure=False).any()
 
 
 @given(st.integers(20, 140))
