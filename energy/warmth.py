@@ -21,7 +21,8 @@ from energy.tables import Floats
 PACES_S = (5.0, 60.0)
 """time constants of what becomes warm: fits of an H100's temperature to its power put most of it at 1 to 5 s, the rest
 at a minute or more"""
-STEP_S = 0.25
+STEP_S, MOST = 0.25, 1_000_000
+"""power is smoothed in steps this long, or as many as this"""
 FEWEST = 8
 """idle spans without which nothing is said of warmth"""
 
@@ -42,14 +43,15 @@ class Warmth:
 def warmth(curve: Curve, origin_ns: int, lag_s: float) -> Warmth:
     """Of a sensor's curve. At the beginning the board is taken to have drawn for long what it draws then."""
     known = (curve.t_ns - origin_ns) / 1e9 - lag_s
-    t = np.arange(known[0], max(known[-1], known[0] + 2 * STEP_S), STEP_S)
-    power = np.maximum(np.diff(np.interp(t, known, curve.uj / 1e6)) / STEP_S, 0)
-    above = np.stack([_smoothed(power - power[0], pace) for pace in PACES_S], 1)
+    step_s = max(STEP_S, float(known[-1] - known[0]) / MOST)
+    t = np.arange(known[0], max(known[-1], known[0] + 2 * step_s), step_s)
+    power = np.maximum(np.diff(np.interp(t, known, curve.uj / 1e6)) / step_s, 0)
+    above = np.stack([_smoothed(power - power[0], step_s / pace) for pace in PACES_S], 1)
     return Warmth(t, np.vstack([np.zeros(len(PACES_S)), above]), float(power[0]))
 
 
-def _smoothed(power: Floats, pace_s: float) -> Floats:
-    gain = -np.expm1(-STEP_S / pace_s)
+def _smoothed(power: Floats, step: float) -> Floats:
+    gain = -np.expm1(-step)
     return np.asarray(lfilter([gain], [1, gain - 1], power), float)
 
 

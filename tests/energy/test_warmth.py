@@ -13,7 +13,7 @@ from energy.align import Lag
 from energy.curve import Curve
 from energy.predict import Basis, predict
 from energy.tables import Floats
-from energy.warmth import FEWEST, PACES_S, cooled, leak_of, warmed_j, warmth
+from energy.warmth import FEWEST, MOST, PACES_S, cooled, leak_of, warmed_j, warmth
 from energy.windows import Windows
 from energy.work import WorkCurve
 
@@ -102,6 +102,14 @@ def test_warmth_is_of_the_power_before(cut: int) -> None:
     t = np.arange(1.0, cut - 0.5, 0.5)
     other = warmth(replace(basis.curve, uj=uj), 0, 0.0)
     assert np.allclose(other.at(t), basis.warmth.at(t), atol=1e-9)
+
+
+def test_a_reading_years_away_does_not_fill_the_memory() -> None:
+    basis, _ = _basis()
+    t_ns = basis.curve.t_ns.copy()
+    t_ns[-1] += 10**18
+    found = warmth(replace(basis.curve, t_ns=t_ns), 0, 0.0)
+    assert len(found.t) <= MOST + 1 and len(found.above) == len(found.t)
 
 
 def test_what_is_taken_out_before_the_fit_is_put_back_after() -> None:
