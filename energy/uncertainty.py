@@ -67,7 +67,7 @@ class Scale:
         return out
 
 
-SHIPPED = Scale((0.000, 0.281, 0.362, 0.430, 0.046), (4.628, 4.672))
+SHIPPED = Scale((0.000, 0.335, 0.378, 0.393, -0.043), (5.624, 5.656))
 """found by scripts/fit_intervals.py, which prints this line"""
 
 
