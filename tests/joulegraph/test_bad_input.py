@@ -113,7 +113,7 @@ def test_an_import_without_a_node_is_an_error(tmp_path: Path, capsys: pytest.Cap
     (run / "dispatch.0.jsonl").write_bytes(b"\x7fELF\x00\x01 nothing\n")
     out = tmp_path / "o.jsonl"
     assert cli.run(["trace", "import", str(run), "-o", str(out)]) == 2
-    assert f"{run}: holds no request" in capsys.readouterr().err
+    assert f"{run}: recorded no request that can be replayed" in capsys.readouterr().err
     assert not out.exists()
 
 

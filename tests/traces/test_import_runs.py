@@ -82,7 +82,7 @@ def test_a_recording_without_anything_to_replay_says_why(tmp_path: Path) -> None
         imported(run.path)
     none = RunDir.create(tmp_path / "none")
     none.writer("requests", "0", mono_ns=0, wall_ns=0).close()
-    with pytest.raises(UserError, match="the journal is empty"):
+    with pytest.raises(UserError, match="no row of its journals is one"):
         imported(none.path)
 
 

@@ -42,7 +42,7 @@ def read(path: Path, options: ImportOptions) -> Imported:
             notes.say(f"taken from {name}.*.jsonl of a run: arrivals are when requests {_WHEN[name]}")
             nodes, manifest = reader(run, notes)
             if not nodes:
-                why = "; ".join(notes.sentences()[1:]) or "the journal is empty"
+                why = "; ".join(notes.sentences()[1:]) or "no row of its journals is one"
                 raise UserError(f"{path}: recorded no request that can be replayed ({why}); record some first")
             return Imported(replace(manifest, source=f"{path.name} (run directory)"), _workflows(nodes, notes), notes)
     raise UserError(
