@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from energy.reads import of_ranges
 from energy.tables import Floats, Ints, RequestTable
 from energy.windows import Windows
 
@@ -59,7 +60,7 @@ def after_reads(requests: RequestTable, work: Windows, pace: float) -> Windows:
     came of a step in which nobody prefilled. pace: seconds per prompt token; a read later than LEAST of the time that
     its tokens take before a first token was late, and says nothing."""
     _, flat = _later_reads(requests, work.row)
-    if not len(flat) or len(flat) > MOST_SORTED:
+    if not len(flat):
         return work
     t = np.sort((requests.read_ns[flat] - work.origin_ns) / 1e9)
     before = np.searchsorted(t, work.first - LEAST * work.prefill * pace, "left") - 1
@@ -80,10 +81,8 @@ def _middle(work: Windows, reads: Ints) -> Ints:
 
 def _later_reads(requests: RequestTable, row: Ints) -> tuple[Ints, Ints]:
     """(position in row, index) of all reads but each request's first."""
-    low, high = requests.read_start[row] + 1, requests.read_start[row + 1]
-    counts = high - low
-    index = np.repeat(np.arange(len(row)), counts)
-    return index, np.repeat(low, counts) + np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
+    low, high = requests.read_start[row], requests.read_start[row + 1]
+    return of_ranges(np.minimum(low + 1, high), high)
 
 
 def _some(t: Floats) -> Floats:

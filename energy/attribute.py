@@ -14,7 +14,7 @@ import numpy as np
 
 from energy.agreement import agreement
 from energy.align import Lag
-from energy.alone import after_reads, prompts_alone
+from energy.alone import MOST_SORTED, after_reads, prompts_alone
 from energy.amortise import Uses, amortised, prompts_of, uses
 from energy.carbon import Grid
 from energy.covered import apart, elsewhere, partly
@@ -202,7 +202,9 @@ def _works(
         work, said = with_cached(data.requests, work, None if told is None else line_of(told, work))
         notes += said
         alone = told is None and prompts_alone(data.requests, work)
-        if alone and level == "L1":
+        if alone and level == "L1" and (reads := len(data.requests.read_ns)) > MOST_SORTED:
+            notes.append(f"{reads} reads, more than {MOST_SORTED}: prompts' begins are not looked for among them")
+        elif alone and level == "L1":
             work = after_reads(data.requests, work, pace_of(data.requests, work))
         curve = work_curve(data.requests, work, told, t0, t1, alone=alone)
         if level == "L1" and not alone:

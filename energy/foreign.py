@@ -18,13 +18,12 @@ from energy.foreign_rows import COUNTS, ITERATION, REQUEST, STEP, checked
 from energy.foreign_text import find, json_of
 from energy.groups import groups_of
 from energy.phases import load_phases
+from energy.read_tokens import GUESSED
 from traces.errors import UserError
 from traces.records import StepRecord
 from traces.rundir import RunDir
 
 ENGINES = "engines.json"
-GUESSED = "guessed"
-"""of run.json's read_tokens: the recording gives times of reads alone, attribution looks for the tokens in each"""
 
 
 def import_run(source: Path, out: Path) -> dict[str, Any]:

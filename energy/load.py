@@ -18,7 +18,7 @@ from energy.calls import Seen, join_calls
 from energy.columns import Pool, int_column, journal_tables, label_column
 from energy.groups import groups_of
 from energy.preempted import preemptions
-from energy.read_tokens import with_read_tokens
+from energy.read_tokens import GUESSED, MOST_READS, with_read_tokens
 from energy.sensed import load_power, load_steps
 from energy.spans import with_spans
 from energy.speculation import unsaid
@@ -54,8 +54,11 @@ def load_run(run: RunDir) -> RunData:
     """Everything attribution needs of a run. UserError when neither requests nor dispatch were recorded."""
     notes: list[str] = []
     requests = with_spans(load_requests(run, notes), _engine_rows(run, "spans"), notes)
-    if run.info.get("read_tokens") == "guessed":
-        requests = with_read_tokens(requests)
+    if run.info.get("read_tokens") == GUESSED:
+        if len(requests.read_ns) > MOST_READS:
+            notes.append(f"{len(requests.read_ns)} reads, more than {MOST_READS}: tokens in each are not looked for")
+        else:
+            requests = with_read_tokens(requests)
     series, events, processes = load_power(run, notes)
     roles = {int(row["pid"]): str(row["role"]) for row in processes if row.get("role")}
     roles |= {int(pid): str(role) for pid, role in (run.info.get("processes") or {}).items()}

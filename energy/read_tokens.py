@@ -12,8 +12,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from energy.reads import of_ranges
 from energy.tables import Floats, Ints, RequestTable, known
 
+GUESSED = "guessed"
+"""of run.json's read_tokens: the recording gives times of reads alone, attribution looks for the tokens in each"""
 FEWEST_READS = 8
 """of a stream that says how many tokens a read holds"""
 SHARE = 0.05
@@ -45,7 +48,7 @@ def with_read_tokens(requests: RequestTable) -> RequestTable:
     nth = every_nth(rest[some], reads[some])
     sends = -(-rest // nth)
     some &= (sends >= reads) & (sends - reads <= MOST_JOINED * reads)
-    if not np.any(some) or len(requests.read_ns) > MOST_READS:
+    if not np.any(some):
         return requests
     waits = _waits(requests, np.flatnonzero(some))
     held = np.ones(len(waits.read))
@@ -71,9 +74,7 @@ def every_nth(tokens: Ints, reads: Ints) -> int:
 
 def _waits(requests: RequestTable, row: Ints) -> _Waits:
     low, high = requests.read_start[row] + 1, requests.read_start[row + 1]
-    counts = high - low
-    stream = np.repeat(np.arange(len(row)), counts)
-    read = np.repeat(low, counts) + np.arange(len(stream)) - np.repeat(np.cumsum(counts) - counts, counts)
+    stream, read = of_ranges(low, high)
     begin = requests.read_ns[read - 1]
     return _Waits(read, stream, begin, np.maximum(requests.read_ns[read] - begin, 1).astype(float))
 

@@ -30,6 +30,13 @@ def read_slices(requests: RequestTable, row: Ints, size: int = 400_000) -> list[
     return [(a, min(b, len(row))) for a, b in pairwise(cuts)]
 
 
+def of_ranges(low: Ints, high: Ints) -> tuple[Ints, Ints]:
+    """(which range, index) of every index in the ranges low..high, one range after another."""
+    counts = high - low
+    which = np.repeat(np.arange(len(counts)), counts)
+    return which, np.repeat(low, counts) + np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 def decode_reads(
     requests: RequestTable,
     work: Windows,
@@ -48,9 +55,8 @@ def decode_reads(
     low, high = requests.read_start[row], requests.read_start[row + 1]
     high = np.where((high - low == 1) & (work.decode[a:b] > 1), low, high)  # one read for all: says nothing of when
     counts = high - low
-    index = np.repeat(np.arange(a, b), counts)
-    offset = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
-    flat = np.repeat(low, counts) + offset
+    index, flat = of_ranges(low, high)
+    index += a
     tokens = requests.read_tokens[flat].astype(float)
     t = (requests.read_ns[flat] - work.origin_ns) / 1e9
     before = np.cumsum(tokens) - tokens

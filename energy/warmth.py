@@ -23,8 +23,11 @@ PACES_S = (5.0, 60.0)
 at a minute or more"""
 STEP_S, MOST = 0.25, 1_000_000
 """power is smoothed in steps this long, or as many as this"""
-FEWEST = 8
+FEWEST = 16
 """idle spans without which nothing is said of warmth"""
+MOST_LEAK = 0.12
+"""watts for each watt drawn before; more is not leakage: 0.6 %/K of 250 W static power at 0.07 K/W, the upper
+ends of ranges that boards were measured in, and a margin; an H100 was seen at 0.03 to 0.06"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,9 @@ def _smoothed(power: Floats, step: float) -> Floats:
 
 def leak_of(warm: Warmth, spans: Spans, *, sure: bool) -> Floats:
     """Watts that each watt of smoothed power (PACES_S) costs now, from the idle ones of these spans; zeros where too
-    few are idle. sure: also zeros where warmth explains them no better than two more parameters may by chance (Schwarz
-    criterion). Shares want that, whose blocks are scaled to what was measured warm; a prediction of later does not:
-    leaving warmth out errs always to one side."""
+    few are idle, or what was found cannot be warmth. sure: also zeros where warmth explains them no better than two
+    more parameters may by chance (Schwarz criterion). Shares want that, whose blocks are scaled to what was measured
+    warm; a prediction of later does not: leaving warmth out errs always to one side."""
     terms = spans.summed(np.ones(len(spans.cell_s)))
     idle = terms[:, 2] < 0.02 * spans.seconds
     if np.count_nonzero(idle) < FEWEST:
@@ -68,6 +71,8 @@ def leak_of(warm: Warmth, spans: Spans, *, sure: bool) -> Floats:
     # seconds of idle and of tail beside it: a board not yet at rest is not to pass for a warm one
     rest, joules = terms[idle, :2], spans.joules[idle]
     found, error = nnls(np.column_stack([rest, before]), joules)
+    if found[2:].sum() > MOST_LEAK:
+        return np.zeros(len(PACES_S))
     plain, n = nnls(rest, joules)[1], len(joules)
     if sure and 2 * n * np.log(max(plain, 1e-15) / max(error, 1e-15)) <= len(PACES_S) * np.log(n):
         return np.zeros(len(PACES_S))

@@ -87,3 +87,25 @@ def test_decodes_stand_still_while_prompts_are_computed() -> None:
     for a, b in zip(work.start, work.first, strict=True):
         inside |= (middle > a + 0.005) & (middle < b - 0.005)
     assert decode[inside].sum() < 0.02 * decode.sum()
+
+
+def test_a_request_that_was_never_read_begins_like_the_others() -> None:
+    """It failed before its first token; its prompt may have been computed all the same."""
+    table = _served(True)
+    none = {"id": "none", "sent_ns": 5 * MS, "end_ns": 900 * MS, "prompt": 1000, "cached": 0, "reads": []}
+    rows = [none, *_rows(table)]
+    both = request_table(rows)
+    work = windows(both, "L1")
+    found = after_reads(both, work, pace_of(both, work))
+    assert len(found) == len(table) + 1
+    assert np.all(found.start < found.first) and np.all(found.start >= work.start)
+
+
+def _rows(table: RequestTable) -> list[dict[str, Any]]:
+    columns = {"sent_ns": table.sent_ns, "first_ns": table.first_ns, "last_ns": table.last_ns, "end_ns": table.end_ns}
+    columns |= {"prompt": table.prompt, "cached": table.cached, "completion": table.completion}
+    reads = [table.read_ns[a:b].tolist() for a, b in zip(table.read_start, table.read_start[1:], strict=False)]
+    return [
+        {"id": table.ids[k], **{name: int(c[k]) for name, c in columns.items()}, "reads": [(t, 1) for t in reads[k]]}
+        for k in range(len(table))
+    ]

@@ -85,6 +85,12 @@ def test_shares_want_more_than_chance() -> None:
     assert not leak_of(basis.warmth, scattered, sure=True).any()
 
 
+def test_what_grows_too_much_is_not_warmth() -> None:
+    """Idle power that follows the load before as no board's does: something else decays there."""
+    basis, _ = _basis(leak=np.array([0.0, 0.3]))
+    assert not leak_of(basis.warmth, basis.spans, sure=False).any()
+
+
 def test_nothing_is_said_from_few_idle_spans() -> None:
     basis, _ = _basis()
     idle = np.flatnonzero(basis.spans.summed(np.ones(len(basis.spans.cell_s)))[:, 2] < 1e-9)
