@@ -102,7 +102,7 @@ class Hub:
     def ranked(self) -> list[Pool]:
         """The engines, the best choice first."""
         now = self.now_ns()
-        return sorted(self.pools, key=lambda pool: (pool.down_until_ns > now, pool.busy))
+        return sorted(self.pools, key=lambda pool: (pool.health.out(now), pool.busy))
 
     # ---- after the bytes went out
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 
 from proxy.config import Target
 from proxy.framing import EVENT_CHUNK_END, SMALL_CHUNKS
+from proxy.health import Health
 from proxy.refusal import Refusal
 from traces.seams import Connect, NowNs
 
@@ -37,9 +38,6 @@ class Receiver(Protocol):
 MAX_LOG = 64
 """entries of a log: 32 reads of at most 1 KB are kept before they are looked at"""
 
-DOWN_NS = 2_000_000_000
-"""how long an engine that could not be reached is passed over for others"""
-
 
 class Upstream(asyncio.Protocol):
     """One connection: busy with a receiver, or idle in the pool.
@@ -48,11 +46,13 @@ class Upstream(asyncio.Protocol):
     relay, note; looked at later.
     """
 
-    __slots__ = ("_log", "_now_ns", "_pass_on", "_special", "idle_since_ns", "pool", "receiver", "transport")
+    __slots__ = ("_log", "_mute", "_now_ns", "_pass_on", "_special", "idle_since_ns", "pool", "receiver", "transport")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self._now_ns = pool.now_ns
+        self._mute = True
+        """no byte came yet"""
         self.receiver: Receiver | None = None
         self._pass_on: Callable[[bytes], None] | None = None
         self._special: bytes | None = None
@@ -79,6 +79,9 @@ class Upstream(asyncio.Protocol):
                         self.receiver.look()
                     return
         if self.receiver is not None:
+            if self._mute:
+                self._mute = False
+                self.pool.health.answered()
             self.receiver.received(data, now)
         else:
             # bytes nobody asked for: whatever they are, they must not become the start of the next reply
@@ -88,6 +91,8 @@ class Upstream(asyncio.Protocol):
         self.pool.forget(self)
         receiver, self.receiver, self._pass_on = self.receiver, None, None
         if receiver is not None:
+            if self._mute:
+                self.pool.health.died(self._now_ns())
             receiver.upstream_lost(error)
 
     def pause_writing(self) -> None:
@@ -131,8 +136,7 @@ class Pool:
         self.name = target.name
         self.busy = 0
         """requests under way"""
-        self.down_until_ns = 0
-        """it could not be reached, and is tried again from then on; before only where no other is left"""
+        self.health = Health()
         self.open: set[Upstream] = set()
         self._idle: list[Upstream] = []
         self._connect = connect
@@ -163,21 +167,26 @@ class Pool:
 
     async def reach(self, limit_ns: int) -> Upstream | Refusal:
         """A fresh connection within that time, or why there is none."""
+        self.health.tried(self.now_ns())
         try:
             async with asyncio.timeout(limit_ns / 1e9):
-                return await self.connect()
+                connection = await self.connect()
         except TimeoutError:
-            self.down_until_ns = self.now_ns() + DOWN_NS
+            self.health.unreachable(self.now_ns())
             return Refusal(504, "unreachable", f"no connection to {self.name} in time")
         except OSError as error:
-            self.down_until_ns = self.now_ns() + DOWN_NS
+            self.health.unreachable(self.now_ns())
             why = error.strerror or type(error).__name__
             return Refusal(502, "unreachable", f"no connection to {self.name}: {why}")
+        self.health.reached()
+        return connection
 
     def give(self, connection: Upstream, now_ns: int) -> None:
         """Back from a complete exchange."""
         connection.receiver = None
         connection.lengthen()
+        if self.health.deaths:
+            self.health.answered()
         if connection.transport.is_closing():
             return
         connection.idle_since_ns = now_ns
