@@ -110,9 +110,7 @@ class Tunnel:
         self._front.send(out)
         self._exchange.read(now, reply.used, b"")
         if reply.done:
-            self._leave()
-            self._end("rejected" if reply.head.status < 500 else "error", "the engine opened no WebSocket")
-            self._front.close()
+            self._unopened(reply)
 
     def _switch(self, now: int) -> None:
         connection, exchange, answer = self._connection, self._exchange, self._answer
@@ -148,8 +146,7 @@ class Tunnel:
             )
             self._front.close()
         elif reply is not None and reply.closes and error is None:
-            self._end("rejected" if reply.head.status < 500 else "error", "the engine opened no WebSocket")
-            self._front.close()
+            self._unopened(reply)
         else:
             self._fail("upstream_died", "the engine closed the connection before it had answered the handshake")
 
@@ -173,6 +170,12 @@ class Tunnel:
         if self._connection is not None:
             self._pool.discard(self._connection)
             self._connection = None
+
+    def _unopened(self, reply: Reply) -> None:
+        """The engine's answer is whole, and is not 101."""
+        self._leave()
+        self._end("rejected" if reply.head.status < 500 else "error", "the engine opened no WebSocket")
+        self._front.close()
 
     def _fail(self, outcome: Outcome, why: str) -> None:
         self._leave()
