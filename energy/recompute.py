@@ -55,7 +55,7 @@ def with_recompute(
         return work
     if steps is None or not np.any(steps.preempted > 0):
         found = waits(requests, work, SLOWER)
-        again = _again(found.where(_stalled(found, curve)), work)
+        again = _again(found.where(_stalled(found, work, curve, preempted)), work)
     elif curve.pieces is not None and not told_late(requests, work, steps):
         again = _by_pieces(curve.pieces, work)
     else:
@@ -224,13 +224,26 @@ def waits(requests: RequestTable, work: Windows, slower: float) -> Stalls:
     return Stalls(columns[0].astype(np.int64), *columns[1:])
 
 
-def _stalled(found: Stalls, curve: WorkCurve) -> Mask:
-    """Stalls of many steps that end with a token, not with all those that a late network held back."""
-    steps = curve.features[:, 0]
+def _stalled(found: Stalls, work: Windows, curve: WorkCurve, preempted: int | None) -> Mask:
+    """Stalls of many steps that end with a token, not with all those that a late network held back; of more than the
+    engine counts the longest."""
+    steps = _taken(work, curve)
     missed = np.interp(found.end, curve.t, steps) - np.interp(found.begin, curve.t, steps)
     burst = (found.burst > 2.5) | (found.after < 0.3 * found.usual)
     out: Mask = (missed >= STALLED_STEPS) & ~burst
+    if preempted is not None and np.count_nonzero(out) > preempted:
+        longest = np.argsort(np.where(out, missed, -1.0), kind="stable")[len(out) - preempted :]
+        out = out & np.isin(np.arange(len(out)), longest)
     return out
+
+
+def _taken(work: Windows, curve: WorkCurve) -> Floats:
+    """Steps in which those in decode got a token, so far, at the curve's instants. An engine that lets prompts go first
+    makes all of them wait at once: nobody misses anything, and steps that hold prompts alone do not count."""
+    middle = (curve.t[1:] + curve.t[:-1]) / 2
+    there = np.searchsorted(np.sort(work.first), middle) - np.searchsorted(np.sort(work.last), middle)
+    done = np.diff(curve.features[:, [0, 3]], axis=0)
+    return np.concatenate([[0.0], np.cumsum(np.minimum(done[:, 0], done[:, 1] / np.maximum(there, 1)))])
 
 
 def _named(found: Stalls, t: Floats, preempted: Ints, *, at_end: bool) -> tuple[Ints, Mask]:

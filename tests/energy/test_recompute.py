@@ -99,6 +99,45 @@ def test_without_the_stream_only_a_long_stall_is_one_and_a_burst_is_the_network(
     assert list(work.again.window) == [2], "reads that come all at once were late, not computed again"
 
 
+def test_decodes_that_all_stand_still_while_prompts_go_first_miss_nothing() -> None:
+    """An engine that computes prompts before it decodes anything: all wait for seconds, and one of them, elsewhere, was
+    really thrown out."""
+    lost = dict.fromkeys(range(6), (100, 130))
+    requests, _ = stream({**lost, 2: (40, 80)})
+    prompts = [
+        {
+            "id": f"p{k}", "sent_ns": 98 * STEP, "first_ns": k * STEP + STEP, "last_ns": k * STEP + STEP,
+            "end_ns": k * STEP + STEP, "prompt": 4000, "cached": 0, "completion": 1, "reads": [(k * STEP + STEP, 1)],
+            "prefill_ns": STEP,
+        }
+        for k in range(101, 130)
+    ]  # fmt: skip
+    rows = [
+        {
+            "id": requests.ids[i], "sent_ns": int(requests.sent_ns[i]), "first_ns": int(requests.first_ns[i]),
+            "last_ns": int(requests.last_ns[i]), "end_ns": int(requests.end_ns[i]), "prompt": 500, "cached": 0,
+            "completion": int(requests.completion[i]), "prefill_ns": STEP,
+            "reads": [(int(t), 1) for t in requests.read_ns[requests.read_start[i] : requests.read_start[i + 1]]],
+        }
+        for i in range(len(requests))
+    ]  # fmt: skip
+    both = request_table(rows + prompts)
+    for level in ("L1", "L2"):
+        work = windows(both, level)
+        curve = work_curve(both, work, None, -1.0, 6.0, alone=True)
+        assert with_recompute(both, work, curve, None, None).again.window.tolist() == [2]
+
+
+@given(st.integers(0, 4))
+@settings(deadline=None, max_examples=5)
+def test_no_more_victims_than_the_engine_counts_and_those_that_missed_most(counted: int) -> None:
+    lost = {1: (30, 50), 2: (40, 80), 4: (60, 90)}
+    requests, _ = stream(lost)
+    work, _ = found(requests, None, counted, level="L2")
+    longest = sorted(lost, key=lambda i: lost[i][0] - lost[i][1])
+    assert sorted(work.again.window.tolist()) == sorted(longest[:counted])
+
+
 def test_an_engine_that_preempted_nobody_has_no_victims() -> None:
     requests, steps = stream({2: (40, 80)})
     assert not len(found(requests, None, 0, "L1")[0].again)
