@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engines.parrot.hazards import hazard
 from engines.parrot.lineage import CallNode, Lineage, OpenWorkflow
 from engines.parrot.protocol import (
     CRITERIA,
     Call,
     Route,
-    hazard,
+    complaint,
     parse_json,
     read_call,
     read_native,
@@ -25,12 +26,13 @@ from engines.parrot.protocol import (
 )
 from engines.parrot.protocol import session_of as session_in
 from engines.pool import Pool
+from proxy.callrow import conclude, describe, note
 from proxy.config import parse_target
+from proxy.content import unquoted
 from proxy.document import ReplyBody
 from proxy.exchange import Exchange
 from proxy.passive import PassiveReads
 from proxy.refusal import Refusal
-from traces.workflow import dep_row
 
 if TYPE_CHECKING:
     from proxy.hub import Hub
@@ -78,10 +80,10 @@ class Parrot:
             return None
         parsed = parse_json(body) or {}
         node = self.lineage.find(session_in(parsed), asked.name) if asked.kind == "var_get" else None
+        ask = self._asks[exchange] = _Ask(asked, parsed, ReplyBody(), node)
         refusal = self._guard(asked, parsed, node) if self._config.guard else None
         if refusal is not None:
             return refusal
-        ask = self._asks[exchange] = _Ask(asked, parsed, ReplyBody(), node)
         exchange.watcher = ask.reply
         exchange.fresh = head.method == "POST"  # a POST sent twice is a call made twice
         if asked.kind == "var_get":
@@ -109,6 +111,8 @@ class Parrot:
             self._write(row)
             return
         reply = ask.reply.json() if row["status"] is not None else None
+        if reply is not None and (why := complaint(reply)) is not None:
+            row["error"] = why if self._hub.keep_text else unquoted(why)
         self._session_gone(ask, row, reply)
         good = row["outcome"] == "ok" and row["status"] == 200 and reply is not None
         match ask.route.kind:
@@ -146,8 +150,7 @@ class Parrot:
         row["api"] = "parrot"
         call = read_call(ask.body) if ask.route.kind == "call" else read_native(ask.body)
         if reply is None or not isinstance(call, Call):
-            row["t_upstream_ns"] = None
-            self._write(row)
+            self._failed_call(ask, row)
             return
         info = [p for p in reply.get("param_info") or [] if isinstance(p, dict)]
         variables = {str(p.get("parameter_name")): str(p.get("var_id")) for p in info}
@@ -159,22 +162,22 @@ class Parrot:
             row["t_upstream_ns"] = None
             self._write(row)
             return
-        declared = {dep["on"] for dep in row["deps"]}
-        recorded = {dep.on for dep in node.deps if dep.provenance == "recorded"}
-        row["workflow_id"] = row["workflow_id"] or node.workflow.workflow_id
-        row["class_name"] = row["class_name"] or node.workflow.class_name
-        row["tag_source"] = row["tag_source"] or "parrot"
-        row["node_id"] = node.node_id
-        row["session_id"] = row["session_id"] or str(call.session_id)
-        told = [_confirmed(d) if d["on"] in recorded else d for d in row["deps"]]
-        row["deps"] = [*told, *(dep_row(d) for d in node.deps if d.on not in declared)]
-        row["max_tokens"] = call.max_gen_length
-        row["response_id"] = f"{call.session_id}/{node.request_id}/{node.output}"
-        if node.external:
-            _note(row, f"inputs from outside: {', '.join(node.external)}")
+        describe(row, call, node)
         self._held[id(node)] = (node, row)
         if node.t_active_ns is not None:
             self._reads.now([node])
+
+    def _failed_call(self, ask: _Ask, row: Row) -> None:
+        """A call that was refused, here or by the core: its workflow lacks it."""
+        session = session_in(ask.body)
+        workflow = self.lineage.open.get(session) if session is not None else None
+        if workflow is not None:
+            row["workflow_id"] = row["workflow_id"] or workflow.workflow_id
+            row["class_name"] = row["class_name"] or workflow.class_name
+            row["tag_source"] = row["tag_source"] or "parrot"
+            row["node_id"] = row["node_id"] or row["request_id"]
+        row["t_upstream_ns"] = None
+        self._write(row)
 
     def _read(self, node: CallNode, row: Row, reply: Row | None) -> None:
         """A GET of the client on a call's output ended."""
@@ -197,15 +200,7 @@ class Parrot:
         if held is None:
             return
         row = held[1]
-        row["t_upstream_ns"] = _runnable(node)
-        row["t_first_byte_ns"] = None  # that of the reply to its submission, which says nothing of the call
-        row["read_dt_ns"], row["read_bytes"], row["read_tokens"] = (), (), ()
-        row["sampling"] = {**row["sampling"], "criteria": node.criteria} if node.criteria else row["sampling"]
-        if node.t_ready_ns is not None:
-            row["t_end_ns"] = node.t_ready_ns
-        row["outcome"], row["error"] = outcome, why
-        if outcome == "ok":
-            row["completion_tokens"] = node.exact_output
+        conclude(row, node, outcome, why)
         self._write(row)
 
     def _end_workflow(self, workflow: OpenWorkflow | None) -> None:
@@ -223,7 +218,7 @@ class Parrot:
             return
         ends = [c.t_ready_ns for c in workflow.nodes.values() if c.t_ready_ns is not None and c.needs(node)]
         if ends:
-            _note(row, "its own end was not seen: t_end_ns is the latest it can have been")
+            note(row, "its own end was not seen: t_end_ns is the latest it can have been")
             row["t_end_ns"] = min(ends)
             self._finish(node)
         else:
@@ -271,19 +266,3 @@ class Parrot:
         for node, row in list(self._held.values()):
             self._unseen(node, row, node.workflow)
         self._pool.close()
-
-
-def _runnable(node: CallNode) -> int | None:
-    """From when on the core could run it: active, and what it needs there, as far as that was seen."""
-    if node.t_active_ns is None:
-        return None
-    return max([node.t_active_ns, *(p.t_ready_ns for p in node.parents if p.t_ready_ns is not None)])
-
-
-def _confirmed(dep: Row) -> Row:
-    """A declared edge that the exchange shows too: of the declared kind, and certain (recorded is the default)."""
-    return {k: v for k, v in dep.items() if k != "provenance"}
-
-
-def _note(row: Row, note: str) -> None:
-    row["note"] = note if row["note"] is None else f"{row['note']}; {note}"

@@ -14,36 +14,42 @@ import orjson
 
 from engines.http1 import Connection
 from engines.parrot.lineage import CallNode
-from engines.parrot.protocol import SESSION_AUTH, VAR
+from engines.parrot.protocol import SESSION_AUTH, VAR, parse_json
 from engines.pool import Pool
 from proxy.exchange import Exchange
 
 PASSIVE_AFTER_S = 0.01
 """between the GET that activates and our own on what it activated: Parrot takes a request in 2 to 3 ms"""
 
+MAX_EMPTY = 64
+"""bytes at the start of a reply that are kept: one with an empty value is shorter"""
 
 Ended = Callable[[CallNode, int | None], None]
 """takes a node and when its value was there; None: it was not"""
 
 
 class _Passive:
-    """One reading of our own: learns when a value came, keeps nothing of it. A Reply of engines.http1."""
+    """One reading of our own: learns when a value came and whether it is empty. A Reply of engines.http1."""
 
     def __init__(self, node: CallNode, ended: Callable[[_Passive, int | None], None]) -> None:
         self.node = node
         self.connection: Connection | None = None
         self._ended = ended
         self._status = 0
+        self._start = b""
 
     def head(self, status: int, headers: list[tuple[bytes, bytes]], now_ns: int) -> None:
         """Only 200 means that there is a value."""
         self._status = status
 
     def body(self, data: bytes, now_ns: int) -> None:
-        """Not looked at."""
+        """Of a value the start is enough to tell whether it is empty."""
+        if len(self._start) < MAX_EMPTY:
+            self._start += data[:MAX_EMPTY]
 
     def done(self, now_ns: int) -> None:
         """The value is there."""
+        self.node.empty = (parse_json(self._start) or {}).get("content") == ""
         self._ended(self, now_ns if self._status == 200 else None)
 
     def lost(self, why: str, now_ns: int) -> None:

@@ -24,6 +24,8 @@ REASONS = {
     504: "Gateway Timeout",
 }
 
+PARROT_PATHS = ("/v1/session", "/v1/semantic_", "/v1/py_native_call")
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -37,7 +39,11 @@ class Refusal:
 def refusal_reply(refusal: Refusal, path: str, request_id: str | None, method: str = "POST") -> bytes:
     """Our own error, in the shape the client's SDK reads; the connection closes after it."""
     error = {"message": refusal.message, "type": "proxy_error", "param": None, "code": refusal.code}
-    shape = {"type": "error", "error": error} if path.startswith("/v1/messages") else {"error": error}
+    shape: dict[str, object] = (
+        {"type": "error", "error": error} if path.startswith("/v1/messages") else {"error": error}
+    )
+    if path.startswith(PARROT_PATHS):
+        shape["traceback"] = ""  # without it the client of Parrot shows an assertion of its own instead
     body = orjson.dumps(shape)
     reason = REASONS.get(refusal.status, "Error")
     named = f"X-Request-Id: {request_id}\r\n" if request_id and request_id.isascii() else ""

@@ -34,6 +34,8 @@ class CallNode:
     parents: tuple[CallNode, ...] = ()
     exact_output: int | None = None
     """tokens of its output, where the call itself fixes them: a token engine told to ignore the end of sequence"""
+    empty: bool = False
+    """its value was the empty text: whatever it had fixed, nothing was made of it"""
     external: tuple[str, ...] = ()
     """names of inputs that came from outside: registered variables (values pasted in are no variables)"""
 
@@ -149,6 +151,7 @@ class Lineage:
 
     def told(self, node: CallNode, content: object) -> None:
         """The client was given a value; if it pastes it into a later call, that is an edge too."""
+        node.empty = content == ""
         if isinstance(content, str) and len(content) >= JOIN_CHARS:
             node.workflow.told[content] = node.node_id
 

@@ -1,8 +1,8 @@
 """Parrot's public API as values: bodies in, parsed calls or the reason against them out.
 
-Lives here: paths, templates, parameters, which bodies the server itself refuses (and in which words), and which bodies
-it takes although they would hang or kill it (`hazard`). May not know: sockets, clocks, who produced what (lineage),
-scheduling (serve). Facts after the protocol as observed on ParrotServe `main`; docs/parrot.md lists them.
+Lives here: paths, templates, parameters, and which bodies the server itself refuses, in which words. May not know:
+sockets, clocks, who produced what (lineage), what would hang or kill it (hazards), scheduling (serve). Facts after the
+protocol as observed on ParrotServe `main`; docs/parrot.md lists them.
 """
 
 from __future__ import annotations
@@ -136,6 +136,15 @@ def parse_json(body: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def complaint(reply: Mapping[str, Any]) -> str | None:
+    """What a core says went wrong, without the frame that it puts around it; None: nothing."""
+    said = reply.get("error")
+    if not isinstance(said, str):
+        return None
+    _, _, why = said.partition("msg=")
+    return why.removesuffix(")") or said
+
+
 def mark(request_id: str) -> str:
     """A stop_str that carries a call's X-Request-Id through the serve layer to the engine, which hears of a call only
     its sampling. Token engines of Parrot never look at it; our bridge takes it off."""
@@ -253,42 +262,4 @@ def _shape_fault(parts: list[str | Parameter]) -> Fault | None:
     first = parts[0]
     if isinstance(first, Parameter) and first.is_output:
         return Fault("the template begins with an output")
-    return None
-
-
-def hazard(route_: Route, body: Mapping[str, Any] | None, *, allow_native: bool = False) -> str | None:
-    """Why a request must not reach a Parrot: one sentence, or None.
-
-    Only what hangs or kills it, corrupts results, or runs code; what it answers with an error of its own may pass,
-    except where the error shows only at a later GET.
-    """
-    if route_.kind == "native" and not allow_native:
-        return "py_native_call runs code inside the serve layer; start the proxy with --parrot-native to allow it"
-    if route_.kind != "call" or body is None:
-        return None
-    return _call_hazard(body)
-
-
-def _call_hazard(body: Mapping[str, Any]) -> str | None:
-    model_type = body.get("model_type", "token_id")
-    if model_type not in MODEL_TYPES:
-        return (
-            f"model_type must be one of {', '.join(MODEL_TYPES)}: any other ends the serve layer once it is scheduled"
-        )
-    if body.get("fuse_fill"):
-        return "fuse_fill must stay false: it generates on another call's context"
-    criteria = body.get("output_criteria")
-    if criteria is not None and criteria not in CRITERIA:
-        return f"output_criteria must be one of {', '.join(CRITERIA)}"
-    rows, template = body.get("parameters"), body.get("template")
-    if not isinstance(rows, list) or not isinstance(template, str):
-        return None  # the server says so itself
-    outputs = {str(r.get("name")) for r in rows if isinstance(r, dict) and r.get("is_output") is True}
-    if len(outputs) > 1:
-        return "a call may have one output only: with more, reading them fails"
-    pieces = split_template(template)
-    if pieces and pieces[0][1] and pieces[0][0] in outputs:
-        return "the template must not begin with its output"
-    if outputs and sum(1 for text, name in pieces if name and text in outputs) != 1:
-        return "the output must stand in the template exactly once"
     return None

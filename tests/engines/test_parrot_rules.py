@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engines.parrot.hazards import hazard
 from engines.parrot.lineage import Lineage
-from engines.parrot.protocol import Call, Fault, Parameter, Route, hazard, read_call, route, split_template
+from engines.parrot.protocol import Call, Fault, Parameter, Route, complaint, read_call, route, split_template
 from engines.parrot.scheduler import Scheduling, Seat, Task, place
 
 OUT = {"name": "o", "is_output": True}
@@ -205,3 +206,19 @@ def test_no_cap_is_ever_broken_and_no_task_starts_twice(queue: list[Task], seats
         alone = min(queue, key=lambda t: (-t.depth, t.order)) if rules.app_fifo else queue[0]
         if not (rules.graph_group or rules.ctx_group):
             assert alone in [t for t, _ in placed]  # an empty engine takes the first
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (
+            "ParrotError(type=<class 'RuntimeError'>, msg=Session (session_id=0) not found.)",
+            "Session (session_id=0) not found.",
+        ),
+        ("out of order", "out of order"),
+        ({"message": "an engine's own form"}, None),
+        (None, None),
+    ],
+)
+def test_complaints(error: Any, why: str | None) -> None:
+    assert complaint({"error": error}) == why
