@@ -118,8 +118,8 @@ class QueuedWriter:
 
     @property
     def depth(self) -> int:
-        """Records waiting to be written."""
-        return len(self._queue)
+        """Records waiting to be written: queued, or held back by a disk that takes nothing."""
+        return len(self._queue) + self.writer.written - self._safe
 
     def reopen(self) -> None:
         """Ask the thread to reopen the file before its next write."""
@@ -135,6 +135,7 @@ class QueuedWriter:
         except OSError as error:
             self.dropped += self.writer.written - self._safe
             self.error = str(error)
+        self._safe = self.writer.written
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):

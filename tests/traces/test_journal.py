@@ -109,8 +109,10 @@ def test_a_full_disk_is_counted_and_never_raises(tmp_path: Path) -> None:
     writer._file = io.BufferedWriter(FullDisk())
     for i in range(3):
         queued.put({"i": i})
+    queued._drain()  # as its thread does
+    assert queued.error is not None and queued.depth == 3  # what the disk does not take is seen to wait
     queued.close()
-    assert queued.dropped == 3
+    assert (queued.dropped, queued.depth) == (3, 0)
     assert queued.error is not None and "No space left" in queued.error
 
 
