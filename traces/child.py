@@ -73,7 +73,22 @@ def _begin(lifeline: Connection, packed: _Work) -> None:
     assert isinstance(packed.work, bytes)
     target, args = pickle.loads(packed.work)
     begun.set()
-    target(lifeline, *args)
+    try:
+        target(lifeline, *args)
+    except BrokenPipeError:
+        if not _left(lifeline):
+            raise
+        # what it had to say to its parent, that it has started for instance, nobody hears any more
+
+
+def _left(lifeline: Connection) -> bool:
+    """Whether the parent closed its end or died."""
+    try:
+        while lifeline.poll(0):
+            lifeline.recv_bytes()
+    except (EOFError, OSError):
+        return True
+    return False
 
 
 def _leave_unbegun(begun: Event) -> None:

@@ -44,6 +44,34 @@ def test_a_child_reports_and_leaves_with_its_parent(tmp_path: Path, monkeypatch:
     assert child.stop() == 0
 
 
+LATE = """
+def work(lifeline):
+    lifeline.poll(None)  # the parent leaves while this one still starts
+    lifeline.send("ready")
+"""
+WRONG = """
+import os
+def work(lifeline):
+    read, write = os.pipe()
+    os.close(read)
+    os.write(write, b"x")
+"""
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(LATE, 0), (WRONG, 1)])
+def test_a_child_whose_parent_left_before_it_could_speak_ends_without_a_word(
+    code: str, exit_code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = f"child_{exit_code}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    child = spawn(importlib.import_module(name).work, name="late")
+    if exit_code:
+        child.process.join()  # a pipe of its own that breaks is a bug, and shown
+    assert child.stop() == exit_code
+    assert ("BrokenPipeError" in capfd.readouterr().err) == bool(exit_code)
+
+
 SLOW = """
 import multiprocessing, os, time
 def work(lifeline):
