@@ -6,7 +6,8 @@ is read, medians with distribution-free 95 % intervals. Patterns: the four workl
 the proxy: calls answered, edges the proxy found in the exchange itself of those in the trace, exact lengths as the
 engine counted them, makespans.
 
-    scripts/bench_parrot.py --core http://127.0.0.1:9000 --journal bridge.jsonl [--rounds 15] [--scale 0.05] [--json]
+    python scripts/bench_parrot.py --core http://127.0.0.1:9000 --journal bridge.jsonl \
+        [--rounds 15] [--scale 0.05] [--json]
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@ Everything runs already: the engine (vLLM, or ours), the serve layer, and `joule
 caches cannot leak from one run into the next, because every run has words of its own. Ends early rather than late:
 no run begins that would not fit into --budget. Sets no limit and no clock.
 
-    scripts/parrot_vs_engine.py --engine http://127.0.0.1:8000 --parrot default=http://127.0.0.1:9000,bridge.jsonl \
+    python scripts/parrot_vs_engine.py --engine http://127.0.0.1:8000 \
+        --parrot default=http://127.0.0.1:9000,bridge.jsonl \
         --parrot uncapped=http://127.0.0.1:9000,bridge.jsonl,throughput --out results \
         [--repeats 2] [--budget 460] [--sources nvml] [--scale 1] [--only agentic]
-    scripts/parrot_vs_engine.py --table results/runs.jsonl        # the table again
+    python scripts/parrot_vs_engine.py --table results/runs.jsonl        # the table again
 """
 
 from __future__ import annotations
