@@ -3,4 +3,8 @@
 May import traces. May not know: proxy, loadgen, energy.
 """
 
+from traces.compiled import prefer
+
 JOULEGRAPH_PACKAGE = "engines"
+
+prefer("engines", __path__)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from joulegraph import __version__
+from traces import compiled
 
 _PACKAGES = ("aiohttp", "httptools", "numpy", "nvidia-ml-py", "orjson", "pyarrow", "scipy", "uvloop", "vllm", "pyRAPL")
 
@@ -38,7 +39,11 @@ def cpu_model() -> str | None:
 
 def versions() -> dict[str, str | None]:
     """Versions that a figure may depend on; None where a package is not installed."""
-    found: dict[str, str | None] = {"joulegraph": __version__, "python": platform.python_version()}
+    found: dict[str, str | None] = {
+        "joulegraph": __version__,
+        "hot_modules": compiled.FORM,
+        "python": platform.python_version(),
+    }
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)

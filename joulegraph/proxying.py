@@ -28,6 +28,7 @@ from joulegraph.parts import ready, tell_roles
 from loadgen.target import split_url
 from proxy.config import ProxyConfig
 from proxy.process import ProcessConfig, proxy_process
+from traces import compiled
 from traces.child import Child, spawn
 from traces.errors import UserError
 from traces.rundir import RunDir
@@ -199,7 +200,14 @@ async def _serve(plan: ProxyPlan, run: RunDir, workers: Workers, beside: list[Ch
     server = await serve_control(control, "127.0.0.1", plan.control_port)
     try:
         listen = f"[{plan.host}]:{workers.port}" if ":" in plan.host else f"{plan.host}:{workers.port}"
-        plan.say({"listen": listen, "control": f"127.0.0.1:{server.port}", "run": str(run.path)})
+        plan.say(
+            {
+                "listen": listen,
+                "control": f"127.0.0.1:{server.port}",
+                "run": str(run.path),
+                "hot_modules": compiled.FORM,
+            }
+        )
         with _view(run, f"joulegraph proxy on {listen}") as view:
             while not leave.is_set():
                 try:

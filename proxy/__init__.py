@@ -3,4 +3,8 @@
 May import traces and engines. May not know: loadgen, energy.
 """
 
+from traces.compiled import prefer
+
 JOULEGRAPH_PACKAGE = "proxy"
+
+prefer("proxy", __path__)

@@ -26,8 +26,8 @@ from traces.records import Outcome
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Front(asyncio.Protocol):
-    """One client connection."""
+class Front:
+    """One client connection. An asyncio.Protocol in all but its base, which a compiled class cannot have."""
 
     __slots__ = (
         "_buffer_body", "_closing_ns", "_held_ns", "_hub", "_idle_ns", "_intake", "_now_ns", "_paused_ns", "_streaming",
@@ -86,6 +86,9 @@ class Front(asyncio.Protocol):
         elif self.exchange is not None:
             self._end_exchange("client_left", "the client left before its request was complete")
         self._intake.close()
+
+    def eof_received(self) -> None:
+        """A client that says it has no more to say is gone: the transport closes itself."""
 
     def pause_writing(self) -> None:
         self.paused = True

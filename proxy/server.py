@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -100,11 +100,15 @@ async def start(
     tls = _upstream_tls(config) if any(parse_target(url).tls for url in config.upstreams) else None
     rows = _as_records(write) if write_line is None else _as_lines(write_line)
     hub = Hub(config, now_ns=now_ns, connect=connect, write=rows, write_line=write_line, status=status, tls=tls)
+
+    def front() -> asyncio.BaseProtocol:
+        return cast(asyncio.BaseProtocol, Front(hub))  # by its methods alone
+
     try:
         if config.tls_cert is not None:
-            server = await serve(lambda: Front(hub), host, port, ssl=_front_tls(config))
+            server = await serve(front, host, port, ssl=_front_tls(config))
         else:
-            server = await serve(lambda: Front(hub), host, port)
+            server = await serve(front, host, port)
     except OSError as error:
         why = error.strerror or str(error)
         raise UserError(f"--listen {host}:{port}: {why}; choose another address or port") from error

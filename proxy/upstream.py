@@ -39,8 +39,9 @@ MAX_LOG = 64
 """entries of a log: 32 reads of at most 1 KB are kept before they are looked at"""
 
 
-class Upstream(asyncio.Protocol):
-    """One connection: busy with a receiver, or idle in the pool.
+class Upstream:
+    """One connection: busy with a receiver, or idle in the pool. An asyncio.Protocol in all but its base, which a
+    compiled class cannot have.
 
     The usual read of a stream, one whole chunk of whole events, goes a short way while the receiver lets it: stamp,
     relay, note; looked at later.
@@ -94,6 +95,9 @@ class Upstream(asyncio.Protocol):
             if self._mute:
                 self.pool.health.died(self._now_ns())
             receiver.upstream_lost(error)
+
+    def eof_received(self) -> None:
+        """The transport closes itself."""
 
     def pause_writing(self) -> None:
         if self.receiver is not None:
@@ -162,7 +166,8 @@ class Pool:
     async def connect(self) -> Upstream:
         """A fresh connection. OSError (or ssl.SSLError, which is one) when there is none."""
         options: dict[str, Any] = {"ssl": self._tls} if self._tls is not None else {}
-        _, protocol = await self._connect(lambda: Upstream(self), self.target.host, self.target.port, **options)
+        connect: Any = self._connect  # the protocol is one by its methods alone
+        _, protocol = await connect(lambda: Upstream(self), self.target.host, self.target.port, **options)
         return cast(Upstream, protocol)
 
     async def reach(self, limit_ns: int) -> Upstream | Refusal:

@@ -5,9 +5,10 @@ All proxies run at once in front of the same fake engine (scripts/bench/stream_e
 another; in every round each proxy is measured in turn, so ratios are paired. CPU is read from /proc/*/task/*/schedstat
 over the process tree. Requests come as fast as each proxy takes them (cpu_us_per_request), and at one rate for all
 (cpu_us_per_request_5k): where the peers of a slower proxy fall asleep between its writes it pays for waking them.
-Rows of joulegraph name their interpreter and its build; --also-python adds one on another interpreter (whose
-environment has the dependencies). Needs gcc, and nginx from the distribution (apt install nginx-light), vllm-router in
-an environment of its own (python3 -m venv V; V/bin/pip install vllm-router; --vllm-router V/bin/vllm-router).
+Rows of joulegraph name their interpreter, its build and the form of the hot modules; --also-python adds one on another
+interpreter (whose environment has the dependencies). Needs gcc, and nginx from the distribution (apt install
+nginx-light), vllm-router in an environment of its own (python3 -m venv V; V/bin/pip install vllm-router; --vllm-router
+V/bin/vllm-router).
 """
 
 from __future__ import annotations
@@ -83,10 +84,12 @@ def build_of(python: str) -> str:
         best = min(timeit.repeat("a.f(1)", timer=time.process_time, number=50_000, repeat=40, globals={"a": A()})) * 2e4
         said = sysconfig.get_config_var("CONFIG_ARGS") or ""
         how = "--enable-optimizations" if "--enable-optimizations" in said else "no --enable-optimizations"
+        from traces.compiled import FORM
         print(f"{platform.python_implementation()} {platform.python_version()} at {sys.base_prefix}, "
-              f"{sysconfig.get_config_var('OPT') or ''}, {how}, {best:.0f} ns per method call")
+              f"hot modules {FORM}, {sysconfig.get_config_var('OPT') or ''}, {how}, {best:.0f} ns per method call")
     """
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def free_port() -> int:

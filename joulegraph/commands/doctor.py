@@ -65,12 +65,14 @@ def run(args: argparse.Namespace) -> int:
 def _result(found: Found, examined: list[Examined]) -> dict[str, Any]:
     from energy.knobs import describe_knobs
     from joulegraph import host
+    from traces import compiled
 
     return {
         "host": {**host.describe(), "root": os.geteuid() == 0},
         "sensors": [_row(one) for one in examined],
         "missing": [asdict(missing) for missing in found.missing],
         "knobs": describe_knobs(),
+        "hot_modules": compiled.FORM,
         "sampling_busy_percent": round(100 * sum({one.call_p50_ns: one.busy for one in examined}.values()), 3),
         "level": "measured" if any(not one.info.estimated for one in examined) else "L0 (estimates only)",
     }
@@ -128,6 +130,7 @@ def _tell(result: dict[str, Any], found: Found) -> None:
         _say(f"      to get it: {missing.remedy}" if missing.remedy else "      nothing on this machine would grant it")
     for knob in result["knobs"]:
         _say(f"knob {knob['knob']} on {knob['device']}: {knob['state']}")
+    _say(f"hot modules of the proxy: {result['hot_modules']}")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

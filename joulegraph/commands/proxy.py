@@ -182,7 +182,8 @@ def _record(given: str | None) -> Any:
 
 def _say_text(told: dict[str, Any]) -> None:
     sys.stderr.write(
-        f"proxy listens on {told['listen']}, control port {told['control']}, records to {told['run']}; Ctrl-C drains\n"
+        f"proxy listens on {told['listen']}, control port {told['control']}, records to {told['run']}; "
+        f"hot modules: {told['hot_modules']}; Ctrl-C drains\n"
     )
 
 
