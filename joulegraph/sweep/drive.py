@@ -66,6 +66,9 @@ class Driver:
         with told_to(Stop()) as self.stop:
             try:
                 self._all(todo, len(slots))
+            except KeyboardInterrupt:
+                why = f"left by a further Ctrl-C; whole runs are kept, the same command goes on in {self.out}"
+                raise KeyboardInterrupt(why) from None
             finally:
                 self.workers.close()
                 self.keeper.stop()

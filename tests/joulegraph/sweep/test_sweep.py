@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow.parquet as pq
 import pytest
 
 from joulegraph.commands.sweep import derive
-from joulegraph.sweep.config import Sweep, read
+from joulegraph.sweep.config import Sweep, parse, read
 from joulegraph.sweep.drive import Driver, outcomes
 
 TEXT = """
@@ -123,6 +124,17 @@ def test_what_could_not_run_is_tried_again_only_when_asked(swept: tuple[Sweep, P
     Driver(sweep, out, quiet=True).run()
     assert len((out / "outcomes.jsonl").read_bytes().splitlines()) == lines
     assert Driver(sweep, out, retry=True, quiet=True).run()["failed"] == 2
+
+
+def test_a_second_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    class Left(Driver):
+        def _all(self, todo: Any, of: int) -> None:
+            for _ in range(2):
+                self.stop(signal.SIGINT, None)
+
+    sweep = parse({"name": "s", "repeats": 1, "base": {"workload": "chat", "count": 1}, "grid": {"max_num_seqs": [1]}})
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        Left(sweep, tmp_path, quiet=True).run()
 
 
 @pytest.mark.slow
