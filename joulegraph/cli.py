@@ -64,6 +64,11 @@ def usage() -> str:
     )
 
 
+def _plain(sentence: str) -> str:
+    """What a file holds may be quoted in a sentence, and must not steer the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in sentence)
+
+
 def run(argv: list[str]) -> int:
     """Dispatch one command line; the exit code: 0 done, 1 finished but invalid, 2 not possible as asked."""
     if not argv or argv[0] in ("-h", "--help"):
@@ -82,7 +87,7 @@ def run(argv: list[str]) -> int:
     try:
         return int(module.run(args))
     except UserError as error:
-        sys.stderr.write(f"joulegraph: {error}\n")
+        sys.stderr.write(f"joulegraph: {_plain(str(error))}\n")
         return 2
     except InvalidRun as error:
         sys.stderr.write(f"joulegraph: the run is invalid: {error}\n")

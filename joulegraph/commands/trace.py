@@ -89,8 +89,14 @@ def _check(args: argparse.Namespace) -> int:
             f"{args.file}: valid: {report.rows:,} rows, {report.workflows:,} workflows, {report.edges:,} edges\n"
         )
     else:
-        sys.stderr.write(f"joulegraph: {args.file}: not valid: {report.found} faults in {report.rows:,} rows\n")
+        sys.stderr.write(
+            f"joulegraph: {args.file}: not valid: {_count(report.found, 'fault')} in {_count(report.rows, 'row')}\n"
+        )
     return 0 if report.found == 0 else 2
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
 def _show(args: argparse.Namespace) -> int:

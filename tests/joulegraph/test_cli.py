@@ -6,6 +6,7 @@ import importlib
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +57,15 @@ def test_unknown_command_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> No
     assert cli.run(["dmeo"]) == 2
     assert "unknown command 'dmeo'" in capsys.readouterr().err
     assert cli.run([]) == 2
+
+
+def test_a_sentence_that_quotes_a_file_does_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bin.jsonl").write_bytes(b"\x00\x1b[2J,\xc3\xa9,b\n1,2,3\n")
+    assert cli.run(["trace", "show", str(tmp_path / "bin.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "\\x00\\x1b[2J" in said and "\x1b" not in said and "é" in said
 
 
 @pytest.mark.parametrize(
