@@ -14,7 +14,7 @@ import numpy as np
 
 from energy.agreement import agreement
 from energy.align import Lag
-from energy.alone import MOST_SORTED, after_reads, prompts_alone
+from energy.alone import laid_out
 from energy.amortise import Uses, amortised, prompts_of, uses
 from energy.carbon import Grid
 from energy.covered import apart, elsewhere, partly
@@ -27,7 +27,6 @@ from energy.late_reads import read_in_time
 from energy.load import load_run
 from energy.node_total import node_total
 from energy.output import write
-from energy.overtaken import begun
 from energy.policies import KNOW_OWN, POLICIES
 from energy.recompute import in_time, restated, victims, width_of, with_recompute
 from energy.rollup import Figures
@@ -35,7 +34,7 @@ from energy.speculation import speculation
 from energy.tables import RequestTable, RunData, known
 from energy.totals import COMPONENTS, all_figures, totals
 from energy.unsaid_cache import with_cached
-from energy.windows import Windows, pace_of, windows
+from energy.windows import Windows, windows
 from energy.work import WorkCurve, line_of, work_curve
 from traces.errors import UserError
 from traces.rundir import RunDir
@@ -201,15 +200,11 @@ def _works(
         told = in_time(data.requests, work, steps)
         work, said = with_cached(data.requests, work, None if told is None else line_of(told, work))
         notes += said
-        alone = told is None and prompts_alone(data.requests, work)
-        if alone and level == "L1" and (reads := len(data.requests.read_ns)) > MOST_SORTED:
-            notes.append(f"{reads} reads, more than {MOST_SORTED}: prompts' begins are not looked for among them")
-        elif alone and level == "L1":
-            work = after_reads(data.requests, work, pace_of(data.requests, work))
-        curve = work_curve(data.requests, work, told, t0, t1, alone=alone)
-        if level == "L1" and not alone:
-            first, work = work, begun(work, curve)
-            curve = curve if work is first else work_curve(data.requests, work, told, t0, t1)
+        if told is None:
+            work, curve, alone, said = laid_out(data.requests, work, level, t0, t1)
+            notes += said
+        else:
+            curve, alone = work_curve(data.requests, work, told, t0, t1), False
         work = with_recompute(data.requests, work, curve, steps, data.preempted)
         if len(work.again):
             curve = work_curve(data.requests, work, told, t0, t1, alone=alone)

@@ -90,24 +90,34 @@ def cell_seconds(curve: WorkCurve) -> float:
 
 def from_cells(curve: WorkCurve, cell_s: float | None = None) -> Floats:
     """Seconds per unit of work in FEATURES order, from cells of cell_s in which something ran."""
-    cell_s = cell_s or cell_seconds(curve)
+    x, y = _cells(curve, cell_s or cell_seconds(curve))
+    return _weighed(x, y) if len(y) else np.zeros(len(FEATURES))
+
+
+def misfit(curve: WorkCurve) -> tuple[float, int]:
+    """(rms miss of the busy seconds of cells as a share of their mean, cells) of the costs that from_cells finds."""
+    x, y = _cells(curve, cell_seconds(curve))
+    return (_miss(x, y, _weighed(x, y)), len(y)) if len(y) else (0.0, 0)
+
+
+def _cells(curve: WorkCurve, cell_s: float) -> tuple[Floats, Floats]:
+    """(work, busy seconds) of the cells in which something ran."""
     t = np.arange(curve.t[0], curve.t[-1] + 1e-9, max(cell_s, float(curve.t[1] - curve.t[0])))
-    if len(t) < 3:
-        return np.zeros(len(FEATURES))
     features, busy, _ = curve.at(t)
     x, y = np.diff(features, axis=0), np.diff(busy)
-    keep = y > 1e-6
-    x, y = x[keep], y[keep]
-    if not len(y):
-        return np.zeros(len(FEATURES))
-    return _weighed(x, y)
+    keep = (y > 1e-6) & (len(t) > 2)
+    return x[keep], y[keep]
+
+
+def _miss(x: Floats, y: Floats, found: Floats) -> float:
+    return float(np.sqrt(np.mean((y - x @ found) ** 2)) / y.mean())
 
 
 def _weighed(x: Floats, y: Floats) -> Floats:
     """Ties as strong as this run's cells are poor (stamps and sensors blur them), or as good as none where they alone
     stand in the way of a much better fit."""
     tied, free = (_solve(x, y, RIDGE, ties) for ties in (TIES, LOOSE_TIES))
-    miss, less = (float(np.sqrt(np.mean((y - x @ found) ** 2)) / y.mean()) for found in (tied, free))
+    miss, less = (_miss(x, y, found) for found in (tied, free))
     if less**2 < WORTH * miss**2:
         return free
     return _solve(x, y, float(np.clip(miss, LEAST_RIDGE, MOST_RIDGE)), LOOSE_TIES)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from energy.alone import after_reads, prompts_alone
+from energy.alone import CALLED, OPEN, after_reads, coincidence, laid_out, likelier_alone
 from energy.model import DECODE, PREFILL, shares
 from energy.tables import RequestTable, request_table
 from energy.windows import pace_of, windows
@@ -45,16 +45,48 @@ def _served(alone: bool, jitter_ms: float = 0.2, n: int = 60) -> RequestTable:
     return request_table(out)
 
 
+def _called_alone(table: RequestTable, level: str) -> bool:
+    work = windows(table, level)
+    return laid_out(table, work, level, -1.0, float(work.last.max()) + 1.0)[2]
+
+
 @pytest.mark.parametrize("jitter_ms", [0.2, 3.0])
 @pytest.mark.parametrize("alone", [True, False])
 def test_reads_say_whether_prompts_are_alone(alone: bool, jitter_ms: float) -> None:
     table = _served(alone, jitter_ms)
-    assert prompts_alone(table, windows(table, "L1")) is alone
+    assert _called_alone(table, "L1") is alone
+
+
+@pytest.mark.parametrize("level", ["L1", "L2"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_stamps_as_late_as_a_step_leave_it_to_reads_and_fit_together(alone: bool, level: str) -> None:
+    table = _served(alone, jitter_ms=8.0, n=200)
+    found = coincidence(table, windows(table, level))
+    assert found is not None and found[0] > CALLED, "reads alone do not settle it"
+    assert _called_alone(table, level) is alone
+
+
+@pytest.mark.parametrize(
+    ("share", "expected", "alone", "beside", "is_alone"),
+    [
+        (0.30, 60.0, (0.010, 50), (0.010, 50), True),  # fits equal: reads decide
+        (0.48, 60.0, (0.010, 50), (0.010, 50), False),
+        (0.30, 60.0, (0.012, 50), (0.010, 50), False),  # a fit that is clearly better outweighs them
+        (0.48, 60.0, (0.010, 50), (0.012, 50), True),
+        (0.30, 60.0, (0.0, 50), (0.0, 50), True),
+    ],
+)
+def test_reads_and_fits_are_weighed(
+    share: float, expected: float, alone: tuple[float, int], beside: tuple[float, int], is_alone: bool
+) -> None:
+    assert CALLED < share < OPEN
+    assert likelier_alone(share, expected, alone, beside) is is_alone
 
 
 def test_too_few_reads_say_nothing() -> None:
     table = _served(True, n=4)
-    assert prompts_alone(table, windows(table, "L1")) is False
+    assert coincidence(table, windows(table, "L1")) is None
+    assert _called_alone(table, "L1") is False
 
 
 def test_a_decode_pays_one_step_per_token_and_a_prompt_its_own() -> None:
