@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -146,6 +147,7 @@ def run_proxy(plan: ProxyPlan) -> None:
     split_limit(plan.proxy.max_concurrency, plan.workers)
     _must_be_free("--listen", plan.host, plan.port)
     _must_be_free("--control", "127.0.0.1", plan.control_port)
+    made = not plan.record.exists()
     run = RunDir.create(plan.record)
     run.update_info(
         kind="proxy",
@@ -160,10 +162,12 @@ def run_proxy(plan: ProxyPlan) -> None:
     started = time.monotonic()
     state = "interrupted"
     why: str | None = "the proxy could not start"
+    listened = False
     try:
         if plan.sample:
             beside = _sampling(run, plan)
         workers.start()
+        listened = True
         why = _until_told(plan, run, workers, beside)
         state = "complete" if why is None else "invalid"
     except UserError as error:
@@ -177,8 +181,11 @@ def run_proxy(plan: ProxyPlan) -> None:
             workers.cut()
         for child in beside:
             child.stop()
-        clock = {**run.info["clock"], "end": anchor()}
-        run.update_info(state=state, why=why, clock=clock, wall_s=round(time.monotonic() - started, 3))
+        if made and not listened:  # it could not start, and shall not be in the way of the next attempt
+            shutil.rmtree(run.path)
+        else:
+            clock = {**run.info["clock"], "end": anchor()}
+            run.update_info(state=state, why=why, clock=clock, wall_s=round(time.monotonic() - started, 3))
     if why is LEFT:
         raise KeyboardInterrupt(LEFT)
     if why is not None:

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
     host, port = address(args.listen)
     _refuse_without_effect(args)
+    _refuse_itself(args.upstream, host, port)
     if args.engine == "parrot" and args.workers > 1:
         raise UserError(f"--workers {args.workers}: --engine parrot takes 1, since one worker must see a whole session")
     plan = ProxyPlan(
@@ -98,6 +99,20 @@ def _refuse_without_effect(args: argparse.Namespace) -> None:
     for path in args.allow:
         if not path.startswith("/") or ".." in path.split("/"):
             raise UserError(f"--allow {path}: not a path of the engine; give it as it is asked for, like /v1/rerank")
+
+
+def _refuse_itself(upstreams: list[str], host: str, port: int) -> None:
+    """UserError for an upstream that is this proxy: its first request would go round until no connection is left."""
+    from proxy.config import is_loopback, parse_target
+    from traces.errors import UserError
+
+    names = {"localhost": "127.0.0.1"}
+    for url in upstreams:
+        target = parse_target(url)
+        there = names.get(target.host, target.host)
+        same = there == names.get(host, host) or (host in ("0.0.0.0", "::") and is_loopback(there))
+        if same and target.port == port:
+            raise UserError(f"--upstream {url}: is where this proxy listens; name the engine, or give another --listen")
 
 
 def proxy_config(args: argparse.Namespace, host: str) -> Any:

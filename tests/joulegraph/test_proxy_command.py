@@ -122,6 +122,8 @@ def test_kill_of_the_parent_leaves_no_worker(tmp_path: Path, engine: str) -> Non
         (["--upstream", "http://127.0.0.1:1", "--workers", "3", "--max-concurrency", "2"], "3 workers"),
         (["--upstream", "http://127.0.0.1:1", "--record", "/proc/no"], "run directory"),
         (["--upstream", "http://127.0.0.1:1", "--control", "70000"], "--control 70000: not a port"),
+        (["--upstream", "http://127.0.0.1:1", "--tls-cert", "no.pem"], "--tls-cert no.pem: cannot be used"),
+        (["--upstream", "http://localhost:9", "--listen", "127.0.0.1:9"], "is where this proxy listens"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path: Path, args: list[str], says: str) -> None:
