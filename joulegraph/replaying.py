@@ -17,7 +17,7 @@ from engines.embedded.tokenizer import template_tokens
 from joulegraph.engines import embedded_options
 from joulegraph.load import LoadJob
 from joulegraph.replay_checks import check_options
-from joulegraph.targets import ask
+from joulegraph.targets import ask, ask_parrot
 from loadgen.arrivals import Arrivals, with_process
 from loadgen.dryrun import dry_run
 from loadgen.options import ReplayOptions
@@ -166,7 +166,8 @@ def _parrot(args: argparse.Namespace) -> Target:
         model = args.model or "default"
         return Target("127.0.0.1", 0, model=model, api="parrot", prompts="words", criteria=args.criteria)
     host, port, base, secure = split_url(args.target)
-    tls = Tls(ca_file=args.ca_file) if secure else None
+    tls = Tls(ca_file=args.ca_file, verify=not args.insecure) if secure else None
+    ask_parrot(args.target, tls=None if tls is None else tls.context())
     words = args.prompts == "words"
     model = args.model or "parrot"
     return Target(

@@ -36,13 +36,11 @@ class Server:
 
 def ask(url: str, *, api_key: str | None = None, timeout_s: float = 5.0, tls: ssl.SSLContext | None = None) -> Server:
     """GET /v1/models. UserError when nothing answers or it is no OpenAI-style server."""
-    base = url.rstrip("/").removesuffix("/v1")
-    if not base.lower().startswith(("http://", "https://")):
-        raise UserError(f"{url}: not an http:// or https:// address; give something like http://127.0.0.1:8000")
+    base = _base(url)
     request = urllib.request.Request(f"{base}/v1/models")
     if api_key:
         request.add_header("Authorization", f"Bearer {api_key}")
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
+    opener = _opener(tls)
     try:
         with opener.open(request, timeout=timeout_s) as reply:
             body = json.loads(reply.read(1 << 20))
@@ -60,3 +58,36 @@ def ask(url: str, *, api_key: str | None = None, timeout_s: float = 5.0, tls: ss
         raise UserError(f"{url}: /v1/models lists no model; give the address of an OpenAI-style server") from error
     length = first.get("max_model_len")
     return Server(base, models, first.get("owned_by"), length if isinstance(length, int) else None)
+
+
+def ask_parrot(url: str, *, timeout_s: float = 5.0, tls: ssl.SSLContext | None = None) -> None:
+    """Open a session and close it again. UserError when nothing answers or it is no Parrot."""
+    base, opener = _base(url), _opener(tls)
+    wanted = "give the address of a Parrot's serve layer, or of a proxy with --engine parrot in front of one"
+    try:
+        with opener.open(_json(f"{base}/v1/session", "POST"), timeout=timeout_s) as reply:
+            session = json.loads(reply.read(1 << 20))["session_id"]
+        opener.open(_json(f"{base}/v1/session/{session}", "DELETE"), timeout=timeout_s).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise UserError(f"{url}: /v1/session answered {error.code}; {wanted}") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        raise UserError(f"{url}: no Parrot answers there ({why}); start it or correct the address") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{url}: /v1/session gives no session_id; {wanted}") from error
+
+
+def _json(url: str, method: str) -> urllib.request.Request:
+    return urllib.request.Request(url, b"{}", {"Content-Type": "application/json"}, method=method)
+
+
+def _base(url: str) -> str:
+    base = url.rstrip("/").removesuffix("/v1")
+    if not base.lower().startswith(("http://", "https://")):
+        raise UserError(f"{url}: not an http:// or https:// address; give something like http://127.0.0.1:8000")
+    return base
+
+
+def _opener(tls: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))

@@ -62,6 +62,8 @@ def _opened(path: Path, use: Callable[[Any], Any]) -> Any:
     try:
         with pq.ParquetFile(path) as file:
             return use(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; check the path") from error
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({_first_line(error)}); give a trace file") from error
 

@@ -45,7 +45,8 @@ class BridgeOptions:
 
 
 class Bridge:
-    """One engine as the core sees it. write: takes a record of every generation, when it ended."""
+    """One engine as the core sees it. write: takes a record of every generation, when it ended. say: sentences for a
+    user: where it stands with the core."""
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Bridge:
         sleep_until: SleepUntil,
         connect: Connect,
         write: Callable[[RequestRecord], None] = lambda record: None,
+        say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.options = options
         self.contexts = Contexts()
@@ -62,7 +64,7 @@ class Bridge:
         self.last_error: str | None = None
         self.registration = Registration(
             options.engine, options.core_host, options.core_port, now_ns=now_ns, sleep_until=sleep_until,
-            connect=connect,
+            connect=connect, say=say,
         )  # fmt: skip
         self._begun = Begun()
         self._running = 0
@@ -196,9 +198,10 @@ async def start(
     connect: Connect,
     serve: Serve,
     write: Callable[[RequestRecord], None] = lambda record: None,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> RunningBridge:
     """Listen on the loopback address and begin to register. OSError when the port is taken."""
-    bridge = Bridge(options, now_ns=now_ns, sleep_until=sleep_until, connect=connect, write=write)
+    bridge = Bridge(options, now_ns=now_ns, sleep_until=sleep_until, connect=connect, write=write, say=say)
     server = web.Server(bridge.handle, request_factory=_request, handler_cancellation=True, access_log=None)
     listener = await serve(cast(Any, server), "127.0.0.1", port)
     sockets = getattr(listener, "sockets", ())

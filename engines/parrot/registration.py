@@ -69,12 +69,22 @@ class Registration:
     """Where one engine stands with one core."""
 
     def __init__(
-        self, config: EngineConfig, host: str, port: int, *, now_ns: NowNs, sleep_until: SleepUntil, connect: Connect
+        self,
+        config: EngineConfig,
+        host: str,
+        port: int,
+        *,
+        now_ns: NowNs,
+        sleep_until: SleepUntil,
+        connect: Connect,
+        say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
+        """say: told where it stands with the core, once whenever that changes."""
         self.engine_id: int | None = None
         self.incarnation = 0
         """how often the engine was registered before"""
         self._config, self._host = config, host
+        self._core, self._say, self._said = f"{host}:{port}", say, ""
         self._now_ns, self._sleep_until = now_ns, sleep_until
         self._pool = Pool(host, port, connect=connect, now_ns=now_ns)
 
@@ -88,7 +98,7 @@ class Registration:
                 beat = {"engine_id": self.engine_id, "engine_name": self._config.name, "runtime_info": info(running())}
                 status, _ = await self._tell("/engine_heartbeat", beat)
                 if status != 200:
-                    self.engine_id = None
+                    self.engine_id, self._said = None, ""
                     self.incarnation += 1
                     forgotten()
                     continue
@@ -98,6 +108,19 @@ class Registration:
         status, answer = await self._tell("/register_engine", {"engine_config": self._config.as_json(port)})
         if status == 200 and isinstance(answer.get("engine_id"), int):
             self.engine_id = answer["engine_id"]
+            self._tell_user(f"registered with the core at {self._core}")
+        elif status == 0:
+            self._tell_user(f"no core answers at {self._core}; tried again every 3 s")
+        else:
+            self._tell_user(
+                f"{self._core} answered {status} to a registration: give --core the address of a Parrot's serve layer, "
+                "not of a proxy in front of it; tried again every 3 s"
+            )
+
+    def _tell_user(self, sentence: str) -> None:
+        if sentence != self._said:
+            self._said = sentence
+            self._say(sentence)
 
     async def _tell(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         raw, told = orjson.dumps(body), _Told()

@@ -118,7 +118,7 @@ def _serve(options: Any, port: int, journal: Any, *, as_json: bool) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         write = journal.put if journal is not None else lambda record: None
-        seams: Any = {"write": write, "connect": loop.create_connection, "serve": loop.create_server}
+        seams: Any = {"write": write, "say": _say, "connect": loop.create_connection, "serve": loop.create_server}
         try:
             running = await start(options, port=port, now_ns=time.monotonic_ns, sleep_until=sleep_until, **seams)
         except OSError as error:
@@ -127,11 +127,12 @@ def _serve(options: Any, port: int, journal: Any, *, as_json: bool) -> int:
         if as_json:
             sys.stdout.write(orjson.dumps(told).decode() + "\n")
             sys.stdout.flush()
-        sys.stderr.write(f"bridge for {options.engine.model} listens on 127.0.0.1:{running.port}; Ctrl-C leaves\n")
+        _say(f"for {options.engine.model} listens on 127.0.0.1:{running.port}; Ctrl-C leaves")
         await stop.wait()
         bridge = running.bridge
         await running.close()
-        sys.stderr.write(f"{bridge.generated} calls, {bridge.failed} failed; last error: {bridge.last_error}\n")
+        last = f"; last error: {bridge.last_error}" if bridge.last_error is not None else ""
+        _say(f"{bridge.generated} calls, {bridge.failed} failed{last}")
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -140,3 +141,7 @@ def _serve(options: Any, port: int, journal: Any, *, as_json: bool) -> int:
             if journal is not None:
                 journal.close()
     return 0
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"bridge: {sentence}\n")

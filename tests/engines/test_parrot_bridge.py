@@ -137,6 +137,37 @@ def test_the_core_is_told_and_told_again_after_its_restart() -> None:
     bridged(work)
 
 
+def test_where_it_stands_with_the_core_is_said_once() -> None:
+    said: list[str] = []
+
+    async def main(loop: VirtualLoop) -> None:
+        core, answers = Core(), [404, 404]
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=answers.pop()) if answers else await core.handle(request)
+
+        options = BridgeOptions("127.0.0.1", 9000, "127.0.0.1", 1, EngineConfig("h100-llama8b", "/tok"))
+        bridge = await start(
+            options, now_ns=loop.now_ns, sleep_until=loop.sleep_until, connect=loop.create_connection,
+            serve=loop.create_server, say=said.append,
+        )  # fmt: skip
+        await asyncio.sleep(7)
+        listener = await loop.create_server(web.Server(handle), "127.0.0.1", 9000)  # type: ignore[arg-type]
+        await asyncio.sleep(12)
+        core.known = False
+        await asyncio.sleep(6)
+        listener.close()
+        await asyncio.sleep(6)
+        await bridge.close()
+
+    run_virtual(main)
+    assert [sentence.split(":9000")[0] for sentence in said] == [
+        "no core answers at 127.0.0.1", "127.0.0.1", "registered with the core at 127.0.0.1",
+        "registered with the core at 127.0.0.1", "no core answers at 127.0.0.1",
+    ]  # fmt: skip
+    assert "404" in said[1] and "serve layer" in said[1]
+
+
 def test_whatever_the_engine_behind_does_the_core_gets_an_answer() -> None:
     async def work(c: Client, bridge: RunningBridge, core: Core, engine: RunningEngine) -> None:
         await c.call("/fill", fill(0, -1, [1] * 140_000))

@@ -175,6 +175,13 @@ def test_a_proxy_flag_that_would_do_nothing(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("name", ["gone.parquet", "gone.jsonl"])
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_a_trace_that_is_not_there(capsys: pytest.CaptureFixture[str], command: str, name: str) -> None:
+    sentence = said(capsys, ["trace", command, name])
+    assert name in sentence and "o such file" in sentence and "check the path" in sentence
+
+
 def test_finish_wants_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "not a run directory" in said(capsys, ["finish", str(tmp_path)])
 
