@@ -11,15 +11,16 @@ import numpy as np
 
 from energy.align import Lag, estimate_lag
 from energy.curve import Curve, borders
-from energy.fit import Fit, Profile, cells, fit_energy, from_profile, spans_of
+from energy.fit import Fit, Profile, Spans, cells, fit_energy, from_profile, spans_of
 from energy.groups import ours
 from energy.ledger import Ledger, settle
 from energy.model import Blocks, Shares, blocks, shares
 from energy.others import outside_engine, strangers
 from energy.policies import CHARGE_WAITING, POLICIES, Split
 from energy.tables import Floats, Ints, Mask, RunData
+from energy.tail import TAILS_S
 from energy.timefit import fit_time
-from energy.warmth import cooled, leak_of, warmth
+from energy.warmth import Warmth, cooled, leak_of, warmth
 from energy.windows import Windows
 from energy.work import WorkCurve
 
@@ -66,10 +67,21 @@ def attributed(asked: Asked, one: Curve, lag: Lag | None) -> Device | str:
     part = replace(one, uj=ours(one.uj, asked.share))
     lag = lag or estimate_lag(part, asked.work, origin)
     prior = asked.profile if one.domain == "gpu" else None
-    spans, warm = spans_of(part, asked.work, origin, lag.lag_s), warmth(part, origin, lag.lag_s)
-    spans = cooled(spans, warm, leak_of(warm, spans, sure=True))  # warmth grows with load and would pass for its cost
-    fit = fit_energy(spans, fit_time(asked.work), prior, limited=False)
-    return fit if isinstance(fit, str) else _split(asked, one, lag, fit)
+    seconds, warm = fit_time(asked.work), warmth(part, origin, lag.lag_s)
+    tried = [asked.work.fading(s) for s in TAILS_S]
+    fits = [_fitted(spans_of(part, work, origin, lag.lag_s), warm, seconds, prior) for work in tried]
+    found = [(fit.residual_w, k) for k, fit in enumerate(fits) if not isinstance(fit, str)]
+    if not found:
+        return str(fits[0])
+    best = min(found)[1]
+    fit = fits[best]
+    assert not isinstance(fit, str)
+    return _split(replace(asked, work=tried[best]), one, lag, fit)
+
+
+def _fitted(spans: Spans, warm: Warmth, seconds: Floats, prior: Profile | None) -> Fit | str:
+    """Coefficients for shares. Warmth grows with load and would pass for its cost: it is taken out."""
+    return fit_energy(cooled(spans, warm, leak_of(warm, spans, sure=True)), seconds, prior, limited=False)
 
 
 def resplit(device: Device, policy: str) -> Device:

@@ -280,7 +280,7 @@ def _prior(x: Floats, spans: Spans, seconds: Floats, profile: Profile | None) ->
     typical = float(max(y.mean(), 1e-9))
     loose = LOOSE * typical / np.maximum(np.abs(x).mean(0), 1e-9)
     loose[0] = max(0.5 * idle_w, 1.0)
-    loose[1] = max(0.2 * idle_w, 1.0)  # a tail of seconds cannot say much of itself
+    loose[1] = max(0.5 * idle_w, 1.0)  # just after work, up to 1.8 times idle power was seen
     loose[2] = max(0.5 * busy_w, 1.0)
     token = prior[3 + PREFILL]
     for feature, ratio, sd in TIES if token > 0 else ():

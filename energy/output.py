@@ -88,6 +88,7 @@ def ledger_json(result: Attribution, requests: int) -> dict[str, Any]:
                 "lag_s": d.lag.lag_s,
                 "lag_spread_s": d.lag.spread_s,
                 "lag_known": d.lag.known,
+                "fades_s": d.work.tail_s,
                 "fit": fit_json(d.fit),
                 **(book([d.ledger]) or {}),
                 "blocks": {

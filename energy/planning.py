@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from math import inf
 
 import numpy as np
 
 from energy.fit import Fit
 from energy.tables import Floats
+from energy.tail import TAIL_S, left_s
 from energy.windows import Windows
-from energy.work import TAIL_NS
 
 BUDGET = 8192
 """prompt tokens per step when planning; vLLM's default on cards of this class"""
 SHORTEST_S = 1e-5
-TAIL_S = TAIL_NS / 1e9
 LATE_S = 0.05
 """an answer that ends this much after a phase still belongs to it: its end was read, not made, then"""
 
@@ -59,24 +59,24 @@ class _Batch:
             self.decoding -= 1
 
 
-def planned_j(windows: Windows, fit: Fit, begin: float, end: float) -> float:
+def planned_j(windows: Windows, fit: Fit, begin: float, end: float, tail_s: float = TAIL_S) -> float:
     """Joules of [begin, end] (s from the windows' origin) by its requests and the fit's times and costs."""
     w = windows
     late = (w.sent >= begin) & (w.sent < end) & (w.last > end + LATE_S)
     work, seconds, gaps = steps_of(asked(w, begin, end), fit.seconds, begin, end, cut=bool(np.any(late)))
     before = w.last[w.last <= begin]
-    quiet_j = _quiet_j(gaps, begin, begin - float(before.max()) if len(before) else TAIL_S, fit)
+    quiet_j = _quiet_j(gaps, begin, begin - float(before.max()) if len(before) else inf, fit, tail_s)
     if not len(work):
         return quiet_j
     terms = np.column_stack([np.zeros((len(work), 2)), seconds, work])
     return float((fit.bend(terms, seconds) * (terms @ fit.joules)).sum()) + quiet_j
 
 
-def _quiet_j(gaps: list[tuple[float, float]], begin: float, since: float, fit: Fit) -> float:
+def _quiet_j(gaps: list[tuple[float, float]], begin: float, since: float, fit: Fit, tail_s: float) -> float:
     """Joules of the time with nothing to do: at first a board cools. since: how long it already had at the begin."""
     total = 0.0
     for start, seconds in gaps:
-        tail = min(seconds, max(0.0, TAIL_S - (since if start == begin else 0.0)))
+        tail = left_s(since if start == begin else 0.0, seconds, tail_s)
         total += tail * float(fit.joules[1]) + (seconds - tail) * float(fit.joules[0])
     return total
 

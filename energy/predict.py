@@ -115,7 +115,9 @@ def _phase(basis: Basis, phase: dict[str, Any], seconds: Floats, profile: Profil
     row["sd_uj"] = round(1e6 * _sd(basis, earlier.fit, begin, end))
     unsure = row["sd_uj"] / max(row["predicted_uj"], 1)
     if unsure <= SURE:
-        row["planned_uj"] = round(1e6 * (planned_j(basis.windows, earlier.fit, begin, end) + of_warmth))
+        row["planned_uj"] = round(
+            1e6 * (planned_j(basis.windows, earlier.fit, begin, end, basis.work.tail_s) + of_warmth)
+        )
         new = None
     else:
         new = f"what precedes this phase hardly had work like its: predicted within {unsure:.0%} (sd), not planned"

@@ -12,9 +12,9 @@ import numpy as np
 from energy.reads import decode_reads, read_slices
 from energy.schedule import Line, Pieces, pieces
 from energy.tables import Floats, RequestTable, StepTable, known
+from energy.tail import TAIL_S, faded
 from energy.windows import Windows
 
-TAIL_NS = 2_000_000_000
 CELL_S, COARSE_S, MOST_FINE, MOST = 0.005, 0.02, 200_000, 500_000
 """cells that work is laid out in: below a step's length where the run is short enough for so many, else up to COARSE_S,
 longer where those would be more than MOST"""
@@ -42,7 +42,8 @@ class WorkCurve:
     """Cumulative work at instants t (seconds from the windows' origin): features[:, k] in FEATURES order, busy and tail
     seconds, share[:, phase] = integral over steps of what one sequence in prefill (0) or decode (1) pays of them; turn:
     per cell, what one decoding sequence pays of a step in which it decodes; clock: seconds in which decodes did not
-    stand still (None: they never do)."""
+    stand still (None: they never do); lit: disjoint intervals in which something ran; tail_s: time constant of
+    power after it (energy.tail)."""
 
     t: Floats
     features: Floats
@@ -54,13 +55,21 @@ class WorkCurve:
     told: Told | None = None
     line: Line | None = None
     pieces: Pieces | None = None
+    lit: tuple[Floats, Floats] | None = None
+    tail_s: float = TAIL_S
 
     def until(self, t: float) -> WorkCurve:
         """What precedes t."""
         k = self.t <= t
         told = None if self.told is None else self.told.until(t)
         part = (self.t[k], self.features[k], self.busy[k], self.tail[k], self.share[k], self.turn[k[1:]])
-        return WorkCurve(*part, told=told)
+        return WorkCurve(*part, told=told, tail_s=self.tail_s)
+
+    def fading(self, tail_s: float) -> WorkCurve:
+        """The same work, before a board whose power fades with this time constant after it."""
+        if self.lit is None:
+            return self
+        return replace(self, tail=faded(self.t, *self.lit, tail_s), tail_s=tail_s)
 
     def coarse(self, begin: float, end: float) -> Floats:
         """Instants between begin and end that cut the time into cells of COARSE_S, the same whatever the grid: power
@@ -116,9 +125,7 @@ def work_curve(
     t = _grid(t0, t1)
     busy_start, busy_end = union(work.start, work.last)
     busy = spread(t, busy_start, busy_end, busy_end - busy_start)
-    gaps = np.concatenate([busy_start[1:], [np.inf]]) - busy_end if len(busy_end) else busy_end
-    tail_end = busy_end + np.minimum(gaps, TAIL_NS / 1e9)
-    tail = spread(t, busy_end, tail_end, tail_end - busy_end)
+    tail = faded(t, busy_start, busy_end, TAIL_S)
     line = None if steps is None else _line(steps, work.origin_ns, busy_start)
     clock = None
     if line is None and alone:
@@ -140,7 +147,7 @@ def work_curve(
         np.concatenate([[0.0], np.cumsum(context)]),
     ]
     paid = np.concatenate([np.zeros((1, 2)), np.cumsum(share, 0)])
-    curve = WorkCurve(t, np.stack(columns, 1), busy, tail, paid, turn, clock)
+    curve = WorkCurve(t, np.stack(columns, 1), busy, tail, paid, turn, clock, lit=(busy_start, busy_end))
     if steps is None or line is None:
         return curve
     found = pieces(requests, work, line)

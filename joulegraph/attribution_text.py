@@ -215,7 +215,8 @@ def coefficients(result: Any) -> Iterator[str]:
         behind = f"{lag.lag_s * 1e3:.0f} +- {lag.spread_s * 1e3:.0f} ms" if lag.known else "not resolved"
         yield (
             f"{device.curve.source}: lag {behind}; {fit['blocks']} blocks, residual {fit['residual_w']:.1f} W,"
-            f" condition {fit['condition']:.0f}; prior: {fit['prior']}"
+            f" condition {fit['condition']:.0f}, power fades within {device.work.tail_s:g} s after work;"
+            f" prior: {fit['prior']}"
         )
         for term, value in fit["joules"].items():
             low, high = fit["interval90"][term]

@@ -76,10 +76,10 @@ def test_phases_back_to_back_add_up() -> None:
 
 
 def test_a_board_cools_before_it_idles() -> None:
-    """Two short requests 10 s apart, ended 1 s before the phase: 1 s of tail left, then idle, and 2 s after each."""
+    """Two short requests 10 s apart, the one before ended 1 s before the phase: what is left of a fading of 0.5 s."""
     joules = np.array([50.0, 80.0, 200.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     fit = Fit(joules, 0 * joules, np.array([0.1, 0, 0, 0, 0]), 1.0, 0.0, 99, "", np.zeros((8, 8)))
     windows = _windows([(0.0, 1.0, 1.0, 10.0, 0.0), (5.0, 5.1, 5.1, 10.0, 0.0), (15.0, 15.1, 15.1, 10.0, 0.0)])
     found = planned_j(windows, fit, 2.0, 20.0)
-    tail_s = 1 + 2 + 2
+    tail_s = 0.5 * (np.exp(-2) - np.exp(-8) + 1 - np.exp(-19.8) + 1 - np.exp(-9.8))
     assert found == pytest.approx(0.2 * 200 + tail_s * 80 + (18 - 0.2 - tail_s) * 50)
