@@ -56,7 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    from joulegraph.proxying import ProxyPlan, run_proxy
+    from joulegraph.proxying import run_proxy
+    from joulegraph.proxyworkers import ProxyPlan
     from traces.errors import UserError
 
     host, port = address(args.listen)

@@ -18,7 +18,7 @@ import pytest
 from engines.embedded.process import EngineConfig, engine_process
 from joulegraph.commands.proxy import control_port
 from joulegraph.control import Control, prometheus
-from joulegraph.proxying import split_limit
+from joulegraph.proxyworkers import split_limit
 from joulegraph.traffic import Traffic
 from proxy.page import slot_names
 from traces.child import spawn
