@@ -3,7 +3,8 @@
 A sequence that runs gets a token in every step. One that misses steps while others get theirs lost its place; when it
 is taken back its prompt and what it had given are computed once more, but for blocks that the cache still holds. Where
 the iteration stream names the steps that preempted, a miss that begins with such a step is one; else only a stall of
-many steps is, without the burst that a late network shows after it. Pure. May not know: energy, sensors, files.
+several steps is, for which no burst of tokens makes up as after a late read. Pure. May not know: energy, sensors,
+files.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from energy.tables import NONE, Floats, Ints, Mask, RequestTable, StepTable, kno
 from energy.windows import Again, Windows
 from energy.work import WorkCurve
 
-STALLED_STEPS = 8
-"""steps missed in a row that make a stall, where the engine does not name the steps that preempted"""
-SLOWER = 8.0
-"""and how much longer than the sequence's other waits"""
+STALLED_STEPS = 3
+"""steps missed in a row, beyond the tokens that end the wait, that make a stall, where the engine does not name the
+steps that preempted"""
+SLOWER = 1.5
+"""how much longer than a sequence's other waits one must be to be looked at"""
 LEAST_S = 0.002
 MOST_LISTED = 1000
 """victims named in the ledger"""
@@ -55,11 +57,12 @@ def with_recompute(
         return work
     if steps is None or not np.any(steps.preempted > 0):
         found = waits(requests, work, SLOWER)
-        again = _again(found.where(_stalled(found, work, curve, preempted)), work)
+        found = found.where(_stalled(found, work, curve, preempted))
+        again = _again(found, work, _taken_blocks(found, work, curve))
     elif curve.pieces is not None and not told_late(requests, work, steps):
         again = _by_pieces(curve.pieces, work)
     else:
-        again = _by_steps(waits(requests, work, 1.5), work, steps)
+        again = _by_steps(waits(requests, work, SLOWER), work, steps)
     return replace(work, again=again) if len(again) else work
 
 
@@ -71,7 +74,7 @@ def told_late(requests: RequestTable, work: Windows, steps: StepTable) -> bool:
         return False
     if np.any(steps.running > 0):
         return bool(np.mean(np.diff(steps.running, prepend=steps.running[:1])[told] < 0) < 0.5)
-    found, t = waits(requests, work, 1.5), (steps.t_ns - work.origin_ns) / 1e9
+    found, t = waits(requests, work, SLOWER), (steps.t_ns - work.origin_ns) / 1e9
     began, ended = (_named(found, t, steps.preempted, at_end=at_end)[1] for at_end in (False, True))
     return bool(np.count_nonzero(ended) > np.count_nonzero(began))
 
@@ -225,16 +228,24 @@ def waits(requests: RequestTable, work: Windows, slower: float) -> Stalls:
 
 
 def _stalled(found: Stalls, work: Windows, curve: WorkCurve, preempted: int | None) -> Mask:
-    """Stalls of many steps that end with a token, not with all those that a late network held back; of more than the
-    engine counts the longest."""
+    """Stalls of several steps that the tokens at their end do not make up for, as those would that a late network held
+    back; of more than the engine counts the longest."""
     steps = _taken(work, curve)
-    missed = np.interp(found.end, curve.t, steps) - np.interp(found.begin, curve.t, steps)
-    burst = (found.burst > 2.5) | (found.after < 0.3 * found.usual)
-    out: Mask = (missed >= STALLED_STEPS) & ~burst
+    missed = np.interp(found.end, curve.t, steps) - np.interp(found.begin, curve.t, steps) - found.burst
+    out: Mask = (missed >= STALLED_STEPS) & (found.after >= 0.3 * found.usual)
     if preempted is not None and np.count_nonzero(out) > preempted:
         longest = np.argsort(np.where(out, missed, -1.0), kind="stable")[len(out) - preempted :]
         out = out & np.isin(np.arange(len(out)), longest)
     return out
+
+
+def _taken_blocks(found: Stalls, work: Windows, curve: WorkCurve) -> Floats | None:
+    """Tokens that others were given during each wait, None where nothing is cached: a prefix cache keeps the blocks of
+    a victim until others need them, and they need room for a token each per step."""
+    if not np.any(work.cached > 0):
+        return None
+    given = curve.features[:, 3]
+    return np.asarray(np.interp(found.end, curve.t, given) - np.interp(found.begin, curve.t, given))
 
 
 def _taken(work: Windows, curve: WorkCurve) -> Floats:
@@ -262,12 +273,13 @@ def _named(found: Stalls, t: Floats, preempted: Ints, *, at_end: bool) -> tuple[
     return step, keep
 
 
-def _again(found: Stalls, work: Windows) -> Again:
-    """Prompt and output given so far less what was cached at first: at most what the wait had time for."""
+def _again(found: Stalls, work: Windows, most: Floats | None = None) -> Again:
+    """Prompt and output given so far less what was cached at first: at most what the wait had time for, and `most`."""
     w = found.window
     whole = work.prompt[w] + found.given
     pace = _pace(work)
-    tokens = np.maximum(np.minimum(whole - work.cached[w], (found.end - found.begin) / pace), 1.0)
+    tokens = np.minimum(whole - work.cached[w], (found.end - found.begin) / pace)
+    tokens = np.maximum(tokens if most is None else np.minimum(tokens, most), 1.0)
     start = np.maximum(found.begin, found.end - np.maximum(tokens * pace, found.usual))
     return Again(w, found.begin, start, found.end, tokens, whole - tokens)
 
