@@ -80,7 +80,9 @@ def load_requests(run: RunDir, notes: list[str]) -> RequestTable:
     seen = _gather(run, "requests", _REQUEST, "request_id", "t_arrival_ns", notes)
     sent = _gather(run, "dispatch", _DISPATCH, "wire_id", "t_sent_ns", notes)
     if seen is None and sent is None:
-        raise UserError(f"{run.path}: holds neither requests.*.jsonl nor dispatch.*.jsonl; nothing to attribute to")
+        empty = [path.name for name in ("requests", "dispatch") for path in run.journals(name)]
+        why = f"no request in {', '.join(empty)}" if empty else "holds neither requests.*.jsonl nor dispatch.*.jsonl"
+        raise UserError(f"{run.path}: {why}; nothing to attribute to")
     dispatch = _from_dispatch(sent) if sent is not None else None
     if seen is None:
         notes.append("no proxy journal: times are the load generator's")

@@ -57,7 +57,7 @@ def load() -> tuple[Any | None, Missing | None]:
             pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "sudo modprobe nvidia",
             pynvml.NVML_ERROR_NO_PERMISSION: "sudo chmod a+rw /dev/nvidiactl /dev/nvidia*",
         }
-        return None, Missing("nvml", f"NVML: {error}", remedies.get(error.value, "check nvidia-smi"))
+        return None, Missing("nvml", str(error), remedies.get(error.value, "check nvidia-smi"))
     return pynvml, None
 
 

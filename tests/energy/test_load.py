@@ -170,7 +170,11 @@ def test_sentences(tmp_path: Path) -> None:
     run.journal("requests", "0").write_text('{"request_id": "a", "t_end_ns": "soon"}\n')
     with pytest.raises(UserError, match="wrong type"):
         load_run(run)
+    head = run.journal("dispatch", "0").read_text().splitlines(keepends=True)[0]
     run.journal("requests", "0").unlink()
+    run.journal("dispatch", "0").write_text(head)
+    with pytest.raises(UserError, match=r"no request in dispatch\S*; nothing to attribute"):
+        load_run(run)
     run.journal("dispatch", "0").unlink()
     with pytest.raises(UserError, match="nothing to attribute"):
         load_run(run)
