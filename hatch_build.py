@@ -111,7 +111,7 @@ def _compile(out: str, modules: list[str]) -> None:
     from setuptools.command.build_ext import build_ext
 
     flags = ["--config-file=", "--ignore-missing-imports"]
-    extensions = mypycify([*flags, *modules], opt_level="2", debug_level="0", group_name=GROUP)
+    extensions = mypycify([*flags, *modules], opt_level="1", debug_level="0", group_name=GROUP)
     command = build_ext(Distribution({"name": GROUP, "ext_modules": extensions}))
     command.build_lib = out
     command.ensure_finalized()

@@ -186,9 +186,8 @@ class Front:
     def will_close(self) -> bool:
         """Whether this connection ends with the present reply."""
         intake = self._intake
-        if self.close_after or not intake.complete or intake.pipelined or self._hub.draining:
-            return True
-        return intake.head is None or not intake.head.keep_alive
+        ends = self.close_after or not intake.complete or intake.pipelined or self._hub.draining
+        return ends or intake.head is None or not intake.head.keep_alive
 
     def reply_done(self, now: int) -> None:
         """The reply was relayed whole."""
@@ -200,8 +199,7 @@ class Front:
         elif self.will_close():
             self.close()
         else:
-            if self._upload_paused:
-                self.pause_upload(False)
+            self.pause_upload(False)
             self._intake.reset()
             self._begin(now)
 
@@ -211,10 +209,9 @@ class Front:
             return
         if self.exchange is None:
             self._hub.page.add("refused")
-        intake = self._intake
-        head = intake.head
+        head = self._intake.head
         method = head.method if head is not None else "POST"
-        self.send(refusal_reply(refusal, intake.path, head.request_id if head is not None else None, method))
+        self.send(refusal_reply(refusal, self._intake.path, head.request_id if head is not None else None, method))
         self.close()
 
     def close(self) -> None:
@@ -281,10 +278,9 @@ class Front:
         relay = self.relay
         if relay is None:
             self._end_exchange(outcome, refusal.message)
-            self.refuse(refusal)
-            return
-        relay.abandon(outcome, now, refusal.message)
-        if relay.replied:
+        else:
+            relay.abandon(outcome, now, refusal.message)
+        if relay is not None and relay.replied:
             self._hub.outbox.send()
             self._transport.abort()
         else:

@@ -152,17 +152,15 @@ class Relay:
             self._begun = rest
             return
         if is_whole(head, exchange.head, rest):
-            first = self._client_head(head, unchunk=False, closes=False)
             self.replied = True
-            self.front.send(first + rest)
+            self.front.send(self._client_head(head, unchunk=False, closes=False) + rest)
             exchange.read(now, len(rest), rest)
             self._complete(head, now, reusable=head.keep_alive)
             return
         reply = self._reply = Reply(head, exchange.head, exchange.usage_spliced is True)
         if reply.note is not None:
             exchange.add_note(reply.note)
-        first = self._client_head(head, unchunk=reply.unchunk, closes=reply.closes)
-        self._walk(reply, rest, now, first)
+        self._walk(reply, rest, now, self._client_head(head, unchunk=reply.unchunk, closes=reply.closes))
 
     def _walk(self, reply: Reply, data: bytes, now: int, first: bytes = b"") -> None:
         out, payload = reply.walk(data)
@@ -174,15 +172,12 @@ class Relay:
         exchange = self.exchange
         if reply.done:  # with the last reads it is looked at when the exchange is recorded
             exchange.last_read = (now, reply.used, payload)
-            head = reply.head
-            reusable = head.keep_alive and not reply.closes and reply.used == len(data)
-            self._complete(head, now, reusable=reusable)
+            reusable = reply.head.keep_alive and not reply.closes and reply.used == len(data)
+            self._complete(reply.head, now, reusable=reusable)
             return
         if exchange.log:
             self.look()
-        tokens = exchange.read(now, reply.used, payload)
-        if tokens:
-            self._hub.page.tokens(tokens)
+        self._hub.page.tokens(exchange.read(now, reply.used, payload))
         if exchange.stream:
             self._shorten(reply)
 
@@ -236,11 +231,10 @@ class Relay:
 
     def upstream_lost(self, error: Exception | None) -> None:
         """The engine's connection ended while this exchange was on it."""
-        now = self._hub.now_ns()
         exchange, reply = self.exchange, self._reply
         self.connection = None
         if reply is not None and reply.closes and error is None:
-            self._end("ok", now)
+            self._end("ok", self._hub.now_ns())
             self.front.close()
             return
         if exchange.t_first_byte_ns is None and exchange.reused and not self._retried and not self._streamed:
@@ -283,7 +277,6 @@ class Relay:
             connection.pool.discard(connection)
 
     def _fail(self, status: int, outcome: Outcome, why: str, now: int | None = None) -> None:
-        self._opening = None
         self._end(outcome, self._hub.now_ns() if now is None else now, why)
         if self.replied:
             held = self._reply.end() if self._reply is not None else b""
