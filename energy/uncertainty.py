@@ -67,7 +67,7 @@ class Scale:
         return out
 
 
-SHIPPED = Scale((0.000, 0.335, 0.378, 0.393, -0.043), (5.624, 5.656))
+SHIPPED = Scale((0.000, 0.342, 0.379, 0.439, -0.035), (7.095, 7.106))
 """found by scripts/fit_intervals.py, which prints this line"""
 
 
