@@ -18,7 +18,7 @@ from energy.model import Blocks, Shares, blocks, shares
 from energy.others import outside_engine, strangers
 from energy.policies import CHARGE_WAITING, POLICIES, Split
 from energy.tables import Floats, Ints, Mask, RunData
-from energy.tail import TAILS_S
+from energy.tail import tried_s
 from energy.timefit import fit_time
 from energy.warmth import Warmth, cooled, leak_of, warmth
 from energy.windows import Windows
@@ -68,7 +68,7 @@ def attributed(asked: Asked, one: Curve, lag: Lag | None) -> Device | str:
     lag = lag or estimate_lag(part, asked.work, origin)
     prior = asked.profile if one.domain == "gpu" else None
     seconds, warm = fit_time(asked.work), warmth(part, origin, lag.lag_s)
-    tried = [asked.work.fading(s) for s in TAILS_S]
+    tried = [asked.work.fading(s) for s in tried_s(lag.lag_s)]
     fits = [_fitted(spans_of(part, work, origin, lag.lag_s), warm, seconds, prior) for work in tried]
     found = [(fit.residual_w, k) for k, fit in enumerate(fits) if not isinstance(fit, str)]
     if not found:

@@ -15,6 +15,14 @@ TAIL_S = 0.5
 """time constant where nothing was measured"""
 TAILS_S = (0.25, 0.5, 1.0, 2.0)
 """those tried: boards were recorded to take 0.3 to 2 s"""
+BLURRED_S = 0.25
+"""lag of a sensor from which on it averages over so long that what it smears would pass for a fading: the longest of
+TAILS_S, the least sharp, is taken then"""
+
+
+def tried_s(lag_s: float) -> tuple[float, ...]:
+    """Time constants that a sensor of this lag can tell apart."""
+    return TAILS_S if lag_s < BLURRED_S else TAILS_S[-1:]
 
 
 def left_s(since: float, seconds: float, tail_s: float) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from energy.attribute import attribute
 from energy.tables import RequestTable, RunData, Series, request_table
-from energy.tail import TAILS_S, faded, left_s
+from energy.tail import TAILS_S, faded, left_s, tried_s
 from traces.records import SensorInfo
 
 S = 1_000_000_000
@@ -40,6 +40,10 @@ def test_what_is_left_adds_up(since: float, a: float, b: float, tail_s: float) -
     whole = left_s(since, a + b, tail_s)
     assert left_s(since, a, tail_s) + left_s(since + a, b, tail_s) == pytest.approx(whole, abs=1e-9)
     assert 0 <= whole <= a + b + 1e-12
+
+
+def test_a_sensor_that_averages_shows_no_short_fading() -> None:
+    assert tried_s(0.06) == TAILS_S and tried_s(0.5) == (max(TAILS_S),)
 
 
 def _short(every_s: float, seconds: list[float]) -> RequestTable:
