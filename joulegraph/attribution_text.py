@@ -206,6 +206,10 @@ def tested(row: dict[str, Any]) -> str:
     )
 
 
+def _fading(tail_s: float) -> str:
+    return f"with {tail_s:g} s" if tail_s > 0 else "too fast for this sensor to show"
+
+
 def coefficients(result: Any) -> Iterator[str]:
     """What the split of each device rests on: lag, quality of the fit, coefficients with 90 % intervals."""
     from energy.output import fit_json
@@ -215,7 +219,7 @@ def coefficients(result: Any) -> Iterator[str]:
         behind = f"{lag.lag_s * 1e3:.0f} +- {lag.spread_s * 1e3:.0f} ms" if lag.known else "not resolved"
         yield (
             f"{device.curve.source}: lag {behind}; {fit['blocks']} blocks, residual {fit['residual_w']:.1f} W,"
-            f" condition {fit['condition']:.0f}, power fades within {device.work.tail_s:g} s after work;"
+            f" condition {fit['condition']:.0f}; power after work fades {_fading(device.work.tail_s)};"
             f" prior: {fit['prior']}"
         )
         for term, value in fit["joules"].items():

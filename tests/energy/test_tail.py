@@ -43,7 +43,10 @@ def test_what_is_left_adds_up(since: float, a: float, b: float, tail_s: float) -
 
 
 def test_a_sensor_that_averages_shows_no_short_fading() -> None:
-    assert tried_s(0.06) == TAILS_S and tried_s(0.5) == (max(TAILS_S),)
+    assert tried_s(0.06) == TAILS_S
+    (none,) = tried_s(0.5)
+    assert left_s(0.1, 1.0, none) == 0
+    assert not np.any(faded(np.linspace(0, 9, 10), np.array([1.0]), np.array([2.0]), none))
 
 
 def _short(every_s: float, seconds: list[float]) -> RequestTable:
