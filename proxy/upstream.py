@@ -75,7 +75,8 @@ class Upstream:
                 if special is None or data.rfind(special) < 0:
                     pass_on(data)
                     log = self._log
-                    log += (now, data)
+                    log.append(now)
+                    log.append(data)
                     if len(log) >= MAX_LOG and self.receiver is not None:
                         self.receiver.look()
                     return
