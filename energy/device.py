@@ -68,15 +68,13 @@ def attributed(asked: Asked, one: Curve, lag: Lag | None) -> Device | str:
     lag = lag or estimate_lag(part, asked.work, origin)
     prior = asked.profile if one.domain == "gpu" else None
     seconds, warm = fit_time(asked.work), warmth(part, origin, lag.lag_s)
-    tried = [asked.work.fading(s) for s in tried_s(lag.lag_s)]
-    fits = [_fitted(spans_of(part, work, origin, lag.lag_s), warm, seconds, prior) for work in tried]
-    found = [(fit.residual_w, k) for k, fit in enumerate(fits) if not isinstance(fit, str)]
+    tried = [asked.work.fading(tail_s) for tail_s in tried_s(lag.lag_s)]
+    fits = [(_fitted(spans_of(part, work, origin, lag.lag_s), warm, seconds, prior), work) for work in tried]
+    found = [(fit, work) for fit, work in fits if not isinstance(fit, str)]
     if not found:
-        return str(fits[0])
-    best = min(found)[1]
-    fit = fits[best]
-    assert not isinstance(fit, str)
-    return _split(replace(asked, work=tried[best]), one, lag, fit)
+        return str(fits[0][0])
+    fit, work = min(found, key=lambda pair: pair[0].residual_w)
+    return _split(replace(asked, work=work), one, lag, fit)
 
 
 def _fitted(spans: Spans, warm: Warmth, seconds: Floats, prior: Profile | None) -> Fit | str:

@@ -58,7 +58,7 @@ def with_recompute(
     if steps is None or not np.any(steps.preempted > 0):
         found = waits(requests, work, SLOWER)
         found = found.where(_stalled(found, work, curve, preempted))
-        again = _again(found, work, _taken_blocks(found, work, curve))
+        again = _again(found, work, _given_meanwhile(found, work, curve))
     elif curve.pieces is not None and not told_late(requests, work, steps):
         again = _by_pieces(curve.pieces, work)
     else:
@@ -230,7 +230,7 @@ def waits(requests: RequestTable, work: Windows, slower: float) -> Stalls:
 def _stalled(found: Stalls, work: Windows, curve: WorkCurve, preempted: int | None) -> Mask:
     """Stalls of several steps that the tokens at their end do not make up for, as those would that a late network held
     back; of more than the engine counts the longest."""
-    steps = _taken(work, curve)
+    steps = _steps_taken(work, curve)
     missed = np.interp(found.end, curve.t, steps) - np.interp(found.begin, curve.t, steps) - found.burst
     out: Mask = (missed >= STALLED_STEPS) & (found.after >= 0.3 * found.usual)
     if preempted is not None and np.count_nonzero(out) > preempted:
@@ -239,7 +239,7 @@ def _stalled(found: Stalls, work: Windows, curve: WorkCurve, preempted: int | No
     return out
 
 
-def _taken_blocks(found: Stalls, work: Windows, curve: WorkCurve) -> Floats | None:
+def _given_meanwhile(found: Stalls, work: Windows, curve: WorkCurve) -> Floats | None:
     """Tokens that others were given during each wait, None where nothing is cached: a prefix cache keeps the blocks of
     a victim until others need them, and they need room for a token each per step."""
     if not np.any(work.cached > 0):
@@ -248,7 +248,7 @@ def _taken_blocks(found: Stalls, work: Windows, curve: WorkCurve) -> Floats | No
     return np.asarray(np.interp(found.end, curve.t, given) - np.interp(found.begin, curve.t, given))
 
 
-def _taken(work: Windows, curve: WorkCurve) -> Floats:
+def _steps_taken(work: Windows, curve: WorkCurve) -> Floats:
     """Steps in which those in decode got a token, so far, at the curve's instants. An engine that lets prompts go first
     makes all of them wait at once: nobody misses anything, and steps that hold prompts alone do not count."""
     middle = (curve.t[1:] + curve.t[:-1]) / 2
