@@ -35,6 +35,9 @@ class StreamObserver(Observer):
         self._splitter = Splitter()
         self._shape: Shape | None = None
 
+    def plain(self) -> Shape | None:
+        return self._shape if self._splitter.at_border and not self.keeps_text else None
+
     def feed(self, body: bytes) -> int:
         shape = self._shape
         if shape is not None and (  # the hot path: this read is one plain token event, whole

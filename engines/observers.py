@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
+
+if TYPE_CHECKING:
+    from engines.shapes import Shape
 
 BODY_LIMIT = 16 << 20
 """bytes of a non-streaming reply kept for parsing; past it usage stays unknown (`error` says so)"""
@@ -68,6 +71,15 @@ class Observer:
     def text(self) -> str | None:
         """Output text so far; None unless it was asked for."""
         return "".join(self._text) if self.keeps_text else None
+
+    def plain(self) -> Shape | None:
+        """What a read of one plain token event looks like, which `note` may be told of in place of `feed`; None while
+        nothing is to pass unread."""
+        return None
+
+    def note(self, reads: int) -> None:
+        """So many reads that were one plain token event each."""
+        self.tokens += reads
 
     def feed(self, body: bytes) -> int:
         """Body bytes of one read; token events completed in it."""

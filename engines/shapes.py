@@ -12,7 +12,7 @@ from typing import Any
 
 from engines.observers import Observer, Reader, Usage
 
-_BACKSLASH = 92
+_LF, _CR, _QUOTE, _BACKSLASH = b'\n\r"\\'
 _ENDS_LIMIT = 64
 """forms of a last event kept per template"""
 _CHOICES = b'"choices":['
@@ -47,7 +47,7 @@ class Template:
 class Shape:
     """The bytes around the text of one stream's plain token events."""
 
-    __slots__ = ("at", "between", "ending", "frame", "prefix", "suffix", "template")
+    __slots__ = ("_close", "_closing", "at", "between", "ending", "frame", "prefix", "suffix", "template")
 
     def __init__(self, prefix: bytes, template: Template) -> None:
         self.prefix = prefix
@@ -59,6 +59,16 @@ class Shape:
         self.at = at = len(prefix)
         """where the text begins"""
         self.frame = at + len(suffix)
+        self._closing = closing = ending + b"\r\n"
+        self._close = len(closing)
+
+    def is_rest(self, read: bytes, start: int) -> bool:
+        """Whether a read says from `start` on but one plain token event, whole, with CRLF behind it."""
+        text, end = start + self.at, len(read) - self._close
+        if end <= text or read[start:text] != self.prefix or read[end:] != self._closing:
+            return False
+        said = read[text:end]
+        return said[0] != _QUOTE and _LF not in said and _CR not in said
 
     def last(self, raw: bytes) -> tuple[str, int] | None:
         """Finish reason and tokens of a last event of known form; it begins with the prefix."""

@@ -13,9 +13,10 @@ from operator import sub
 from typing import Any
 
 from engines.dialects import EngineMetrics, Observer, Usage, observer
+from engines.shapes import Shape
 from proxy.content import RequestFacts
-from proxy.framing import SMALL_CHUNKS
 from proxy.heads import RequestHead
+from proxy.readlog import said
 from traces.records import Outcome
 from traces.tags import Tag
 from traces.workflow import Dep, dep_row
@@ -82,7 +83,8 @@ class Exchange:
         """reply body bytes read from the engine so far, framing included"""
         self.tokens = 0
         self.log: list[Any] = _NO_LOG
-        """reads of a stream that passed the short way and are not looked at yet: instant, read, instant ..."""
+        """reads of a stream that passed the short way: instant, read, instant ...; in place of a read that was found to
+        be one plain token event, its size"""
         self.last_read: tuple[int, int, bytes] | None = None
         """the one after those, which ended the reply, where it was walked: instant, bytes, payload"""
         self._unmade: tuple[str, bool] | None = None
@@ -164,19 +166,9 @@ class Exchange:
         times, reads = log[::2], log[1::2]
         self.read_times.extend(list(map(sub, times, [self._last_ns, *times])))
         self._last_ns = times[-1]
-        sizes = list(map(len, reads))
+        sizes, counts = said(reads, self._reader())
         self.read_sizes.extend(sizes)
         self.bytes_out += sum(sizes)
-        reader = self._reader()
-        if reader is None:
-            counts = [0] * len(reads)
-        else:
-            start = SMALL_CHUNKS[min(sizes)][0]
-            if start == SMALL_CHUNKS[max(sizes)][0]:
-                bodies = [read[start:-2] for read in reads]
-            else:
-                bodies = [read[SMALL_CHUNKS[size][0] : -2] for read, size in zip(reads, sizes, strict=True)]
-            counts = reader.feed_each(bodies)
         self.read_tokens.extend(counts)
         if len(self.read_sizes) > MAX_LISTED and type(self.read_sizes) is list:
             self._pack()
@@ -188,6 +180,15 @@ class Exchange:
                 self.t_first_token_ns = with_tokens[0]
             self.t_last_token_ns = with_tokens[-1]
         return total
+
+    def plain(self, special: bytes | None) -> Shape | None:
+        """What a read of one plain token event looks like, where everything so far was looked at and the next byte
+        begins an event; None where no read is to pass unread, or each has `special` in it."""
+        reader = self._observer
+        shape = reader.plain() if reader is not None else None
+        if shape is None or (special is not None and special in shape.between):
+            return None
+        return shape
 
     def _pack(self) -> None:
         """Many reads: 24 bytes each from now on."""

@@ -9,7 +9,7 @@ May not know: sockets, SSE, JSON.
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Final, Protocol
 
 CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[^\r\n\x00]*)?\r\n")
 MAX_SIZE_LINE = 4096
@@ -30,6 +30,21 @@ SMALL_CHUNKS: dict[int, tuple[int, bytes | tuple[bytes, ...]]] = {
 }
 """bytes of a whole chunk on the wire -> where its payload starts, and the only size lines it can start with, in plain
 hexadecimal. A read of that length that starts so and ends with CRLF is exactly one chunk: what `Chunked` finds too"""
+_USUAL_LINES: Final = [b""] * (len(b"%x" % MAX_SMALL_CHUNK) + 5 + MAX_SMALL_CHUNK)
+"""bytes of a whole chunk on the wire -> the size line that most servers write for it; empty where there is none"""
+for _size in range(1, MAX_SMALL_CHUNK + 1):
+    _USUAL_LINES[len(b"%x" % _size) + 4 + _size] = b"%x\r\n" % _size
+
+
+def payload_at(read: bytes) -> int:
+    """Where the payload of a read begins that by its length and its size line is exactly one small chunk, if CRLF ends
+    it; 0 for any other."""
+    size = len(read)
+    if size >= len(_USUAL_LINES):
+        return 0
+    line = _USUAL_LINES[size]
+    at = len(line)
+    return at if at and read[:at] == line else 0
 
 
 class FramingError(Exception):

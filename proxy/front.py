@@ -18,6 +18,7 @@ from proxy.hub import Hub
 from proxy.reading import Intake
 from proxy.refusal import Refusal, refusal_reply
 from proxy.relay import Relay
+from proxy.straight import straight
 from proxy.timers import LINGER_NS, STALL_NS, overdue
 from proxy.tunnel import Tunnel
 from proxy.upstream import hold
@@ -68,7 +69,7 @@ class Front:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.send = partial(self._hub.outbox.put, self._transport)
-        self.write = self._transport.write
+        self.write = straight(self._transport)
         self._idle_ns = self._now_ns()
         hub = self._hub
         hub.fronts.add(self)

@@ -195,13 +195,16 @@ class Relay:
         if connection is None:
             return
         if reply.at_border:
-            connection.shorten(self.front.write, reply.special, self.exchange.log)
+            exchange, special = self.exchange, reply.special
+            connection.shorten(self.front.write, special, exchange.log, exchange.plain(special))
         else:
             connection.lengthen()
 
     def look(self) -> None:
         """Look at the reads that passed the short way."""
         self._hub.look_at_reads(self.exchange)
+        if self.connection is not None and self._reply is not None:
+            self.connection.shape = self.exchange.plain(self._reply.special)
 
     def _client_head(self, head: ReplyHead, *, unchunk: bool, closes: bool) -> bytes:
         """The reply's head for the client, once it is whole. `closes`: only the connection's end ends the body."""

@@ -12,8 +12,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from engines.shapes import Shape
 from proxy.config import Target
-from proxy.framing import EVENT_CHUNK_END, SMALL_CHUNKS
+from proxy.framing import EVENT_CHUNK_END, SMALL_CHUNKS, payload_at
 from proxy.health import Health
 from proxy.refusal import Refusal
 from traces.seams import Connect, NowNs
@@ -37,6 +38,10 @@ class Receiver(Protocol):
 
 MAX_LOG = 64
 """entries of a log: 32 reads of at most 1 KB are kept before they are looked at"""
+FIRST_LOG = 2
+"""entries of the first log of a stream: what its plain events look like is to be known soon"""
+MAX_NOTED = 128
+"""entries of a log that ends with a read of which only the size is kept"""
 
 
 class Upstream:
@@ -44,10 +49,14 @@ class Upstream:
     compiled class cannot have.
 
     The usual read of a stream, one whole chunk of whole events, goes a short way while the receiver lets it: stamp,
-    relay, note; looked at later.
+    relay, note; looked at later. A read that is one plain token event is told by its shape at once, while it is in the
+    processor's cache, and only its size is kept.
     """
 
-    __slots__ = ("_log", "_mute", "_now_ns", "_pass_on", "_special", "idle_since_ns", "pool", "receiver", "transport")
+    __slots__ = (
+        "_log", "_most", "_mute", "_now_ns", "_pass_on", "_special", "idle_since_ns", "pool", "receiver", "shape",
+        "transport",
+    )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -57,7 +66,10 @@ class Upstream:
         self.receiver: Receiver | None = None
         self._pass_on: Callable[[bytes], None] | None = None
         self._special: bytes | None = None
+        self.shape: Shape | None = None
+        """of plain token events, while everything that passed was whole events"""
         self._log: list[Any] = []
+        self._most = MAX_LOG
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.idle_since_ns = 0
 
@@ -69,16 +81,17 @@ class Upstream:
         now = self._now_ns()
         pass_on = self._pass_on
         if pass_on is not None:
+            shape = self.shape
+            if shape is not None and (at := payload_at(data)) and shape.is_rest(data, at):
+                pass_on(data)
+                self._note(now, len(data), MAX_NOTED)
+                return
             small = SMALL_CHUNKS.get(len(data))
             if small is not None and data.startswith(small[1]) and data.endswith(EVENT_CHUNK_END):
                 special = self._special
                 if special is None or data.rfind(special) < 0:
                     pass_on(data)
-                    log = self._log
-                    log.append(now)
-                    log.append(data)
-                    if len(log) >= MAX_LOG and self.receiver is not None:
-                        self.receiver.look()
+                    self._note(now, data, self._most)
                     return
         if self.receiver is not None:
             if self._mute:
@@ -88,6 +101,15 @@ class Upstream:
         else:
             # bytes nobody asked for: whatever they are, they must not become the start of the next reply
             self.pool.discard(self)
+
+    def _note(self, now: int, kept: int | bytes, most: int) -> None:
+        """A read went on; its receiver looks when the log has so many entries."""
+        log = self._log
+        log.append(now)
+        log.append(kept)
+        if len(log) >= most and self.receiver is not None:
+            self._most = MAX_LOG
+            self.receiver.look()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.pool.forget(self)
@@ -113,10 +135,13 @@ class Upstream:
         self.receiver = self._pass_on = None
         self.transport.abort()
 
-    def shorten(self, pass_on: Callable[[bytes], None], special: bytes | None, log: list[Any]) -> None:
+    def shorten(
+        self, pass_on: Callable[[bytes], None], special: bytes | None, log: list[Any], shape: Shape | None
+    ) -> None:
         """The reply is between two chunks: whole ones may go the short way, unless these bytes are in them. The log is
-        flat: instant, read, instant, read ..."""
-        self._pass_on, self._special, self._log = pass_on, special, log
+        flat: instant, read, instant, read ...; in place of a read of that shape stands its size."""
+        self._pass_on, self._special, self._log, self.shape = pass_on, special, log, shape
+        self._most = MAX_LOG if shape is not None else FIRST_LOG
 
     def lengthen(self) -> None:
         """Every read goes to the receiver."""

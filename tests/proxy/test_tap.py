@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.dialects import observer
+from engines.dialects import Observer, observer
 from proxy.config import parse_target
 from proxy.exchange import Exchange
 from proxy.framing import (
@@ -17,8 +18,9 @@ from proxy.framing import (
     SMALL_CHUNKS,
     Chunked,
     FramingError,
+    payload_at,
 )
-from proxy.upstream import MAX_LOG, Pool, Upstream
+from proxy.upstream import MAX_NOTED, Pool, Upstream
 from tests.proxy.test_exchange import head
 from tests.proxy.test_relay import ASKED, DONE, LAST, SSE_HEAD, STREAM, USAGE, body_of, chunk, token
 
@@ -54,6 +56,54 @@ def test_no_bytes_pass_for_a_chunk_that_are_none(data: bytes) -> None:
         assert walker.at_border
 
 
+@given(sized, st.integers(-3, 3), st.sampled_from([b"%x", b"%X", b"0%x", b"%x;a=b", b""]), st.binary(max_size=4))
+def test_a_payload_begins_where_the_walker_finds_it(size: int, off: int, form: bytes, end: bytes) -> None:
+    """Where CRLF ends the read; upper case may be left to the other way."""
+    line = form % max(size + off, 0) if form else b""
+    data = line + b"\r\n" + b"x" * size + (end if len(end) != 2 else b"\r\n")
+    at = payload_at(data)
+    if at and data.endswith(b"\r\n"):
+        walker = Chunked()
+        assert walker.feed(data) == data[at:-2]
+        assert walker.at_border
+    elif data.endswith(b"\r\n") and form == b"%x" and off == 0 and len(end) == 2:
+        assert not 1 <= size <= MAX_SMALL_CHUNK
+
+
+TEXTS = st.text(max_size=12) | st.sampled_from(["usage", '"usage"', 'a","x":"b', "a\nb", "\r", "{", "\\"])
+
+
+@given(TEXTS, st.sampled_from([b"", b"\n", b"\r", b"\n\n", b" ", b'"']), st.integers(0, 250))
+def test_what_has_the_shape_of_a_plain_token_is_one(text: str, more: bytes, at: int) -> None:
+    """Whatever stands in the middle: the observer, fed with it, says the same and nothing else."""
+    seen = observer("chat", True)
+    seen.feed(token("a"))
+    shape = seen.plain()
+    assert shape is not None
+    event = token(text)
+    event = event[:at] + more + event[at:]
+    if shape.is_rest(b"1f\r\n" + event + b"\r\n", 4):
+        before = vars_of(seen)
+        assert seen.feed(event) == 1
+        assert vars_of(seen) == before | {"tokens": before["tokens"] + 1}
+        assert seen.plain() is shape
+
+
+def vars_of(seen: Observer) -> dict[str, Any]:
+    """All that a record takes from it."""
+    names = ("tokens", "ended", "error", "finish_reason", "malformed", "metrics", "response_id")
+    return {name: getattr(seen, name) for name in names} | {"usage": replace(seen.usage)}
+
+
+def test_no_read_passes_unread_where_each_says_usage() -> None:
+    exchange = Exchange(head(b"/v1/chat/completions"), 5, 5)
+    exchange.reply(200, True, False, keep_text=False)
+    said = token("a").replace(b'"finish_reason"', b'"usage":null,"finish_reason"')
+    exchange.read(6, len(said), said)
+    assert exchange.plain(None) is not None
+    assert exchange.plain(b'"usage"') is None
+
+
 events = st.lists(
     st.sampled_from([token("a"), token("bc"), token(""), token('q"\\'), LAST, b": ping\n\n", b"data: x\r\n\n\n"])
     | st.text(max_size=5).map(token),
@@ -81,7 +131,7 @@ class Reading:
 
     def _shorten(self) -> None:
         if self.walker.at_border:
-            self.upstream.shorten(self.passed.append, None, self.exchange.log)
+            self.upstream.shorten(self.passed.append, None, self.exchange.log, self.exchange.plain(None))
         else:
             self.upstream.lengthen()
 
@@ -94,6 +144,7 @@ class Reading:
 
     def look(self) -> None:
         self.exchange.look()
+        self.upstream.shape = self.exchange.plain(None)
 
 
 async def never(*_: Any, **__: Any) -> Any:
@@ -132,7 +183,8 @@ def test_whole_chunks_are_looked_at_together(texts: list[str]) -> None:
     for text in texts:
         two.upstream.data_received(chunk(token(text)))
     assert two.long == 0
-    assert len(two.exchange.log) < MAX_LOG
+    assert len(two.exchange.log) <= MAX_NOTED
+    assert all(type(kept) is int for kept in two.exchange.log)
     two.look()
     assert two.exchange.tokens == len(texts)
 
