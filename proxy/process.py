@@ -106,7 +106,7 @@ async def _run(lifeline: Connection, config: ProcessConfig) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 50, 100)
-    ticker = loop.create_task(_tick(page, journal))
+    ticker = loop.create_task(_tick(page, journal, writer.path))
     await leave.wait()
     draining, cut = loop.create_task(running.drain(config.drain_s)), loop.create_task(now.wait())
     await asyncio.wait({draining, cut}, return_when=asyncio.FIRST_COMPLETED)
@@ -157,9 +157,13 @@ def _listen(lifeline: Connection, loop: asyncio.AbstractEventLoop, running: Runn
             pass  # the loop is closed: we are leaving already
 
 
-async def _tick(page: StatusPage, journal: QueuedWriter) -> None:
+async def _tick(page: StatusPage, journal: QueuedWriter, path: Path) -> None:
+    told = False
     while True:
         _show(page, journal)
+        if journal.error is not None and not told:
+            told = True
+            sys.stderr.write(f"proxy: {path} cannot be written ({journal.error}): requests go on, records are lost\n")
         await asyncio.sleep(TICK_S)
 
 
