@@ -2,9 +2,10 @@
 """What the proxy costs, beside nginx, vllm-router, a plain aiohttp proxy and none: CPU, added latency, memory.
 
 All proxies run at once in front of the same fake engine (scripts/bench/stream_engine.c) on one core, engine and load on
-another; in every round each proxy is measured in turn, so ratios are paired. CPU is read from /proc/*/task/*/schedstat
-over the process tree. Requests come as fast as each proxy takes them (cpu_us_per_request), and at one rate for all
-(cpu_us_per_request_5k): where the peers of a slower proxy fall asleep between its writes it pays for waking them.
+another; in every round each load is put on each proxy in turn, so ratios are paired. CPU is read from
+/proc/*/task/*/schedstat over the process tree. Requests come as fast as each proxy takes them (cpu_us_per_request), and
+at one rate for all (cpu_us_per_request_5k): where the peers of a slower proxy fall asleep between its writes it pays
+for waking them.
 Rows of joulegraph name their interpreter, its build and the form of the hot modules; --also-python adds one on another
 interpreter (whose environment has the dependencies). Needs gcc, and nginx from the distribution (apt install
 nginx-light), vllm-router in an environment of its own (python3 -m venv V; V/bin/pip install vllm-router; --vllm-router
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -285,33 +286,45 @@ def _answers(port: int, seconds: float = 20.0) -> bool:
     return False
 
 
-def measure(peer: Peer, binary: Path, seconds: float) -> dict[str, float]:
-    """One round of one proxy."""
-    out: dict[str, float] = {}
+Found = dict[str, float]
+LOADS: list[tuple[bool, int, tuple[object, ...], Callable[[Found, float], Found]]] = [
+    (False, 32, ("n", 64, 0), lambda got, used: {"cpu_us_per_request": used / got["all_requests"]}),
+    (False, 32, ("n", 64, 0, RATE), lambda got, used: {"cpu_us_per_request_5k": used / got["all_requests"]}),
+    (
+        False,
+        80,
+        ("s", 64, 5000),
+        lambda got, used: {"cpu_us_per_chunk": used / got["all_chunks"], "chunks_s": got["chunks_s"]},
+    ),
+    (False, 40, ("s", 16, 5000), lambda got, _: {"ttft_p50": got["ttft_p50"], "ttft_p99": got["ttft_p99"]}),
+    (
+        True,
+        256,
+        ("s", 50, 20000),
+        lambda got, used: {
+            "burst256_cpu_us_per_chunk": used / got["all_chunks"],
+            "burst256_chunk_ms_p50": got["chunk_p50"],
+        },
+    ),
+    (False, 8, ("n", 64, 0, 50, 200_000), lambda got, _: {"body200k_ms_p50": got["ttft_p50"]}),
+]
+"""whether on one step grid, connections, what each sends, and the figures that come of what was seen and of CPU time
+used (us)"""
 
-    def timed(port: int, *args: object) -> tuple[dict[str, float], float]:
-        before = cpu_ns(peer.roots)
-        got = load(binary, port, *args)
-        if got["errors"]:
-            sys.stderr.write(f"{peer.name}: {got['errors']:.0f} errors in {args}\n")
-        if got["late"] > LATE * got["all_requests"]:
-            sys.stderr.write(f"{peer.name}: {got['late']:.0f} requests of {args} went late, for want of a connection\n")
-        return got, (cpu_ns(peer.roots) - before) / 1e3
 
-    got, used = timed(peer.port, 32, seconds, "n", 64, 0)
-    out["cpu_us_per_request"] = used / got["all_requests"]
-    got, used = timed(peer.port, 32, seconds, "n", 64, 0, RATE)
-    out["cpu_us_per_request_5k"] = used / got["all_requests"]
-    got, used = timed(peer.port, 80, seconds, "s", 64, 5000)
-    out["cpu_us_per_chunk"] = used / got["all_chunks"]
-    out["chunks_s"] = got["chunks_s"]
-    got, used = timed(peer.port, 40, seconds, "s", 16, 5000)
-    out["ttft_p50"], out["ttft_p99"] = got["ttft_p50"], got["ttft_p99"]
-    got, used = timed(peer.grid_port, 256, seconds, "s", 50, 20000)
-    out["burst256_cpu_us_per_chunk"] = used / got["all_chunks"]
-    out["burst256_chunk_ms_p50"] = got["chunk_p50"]
-    got, used = timed(peer.port, 8, seconds, "n", 64, 0, 50, 200_000)
-    out["body200k_ms_p50"] = got["ttft_p50"]
+def measure(peers: list[Peer], binary: Path, seconds: float) -> dict[str, Found]:
+    """One round: every load on one proxy after the other, so that what is compared is seconds apart."""
+    out: dict[str, Found] = {peer.name: {} for peer in peers}
+    for on_grid, connections, args, figures in LOADS:
+        for peer in peers:
+            before = cpu_ns(peer.roots)
+            got = load(binary, peer.grid_port if on_grid else peer.port, connections, seconds, *args)
+            used = (cpu_ns(peer.roots) - before) / 1e3
+            if got["errors"]:
+                sys.stderr.write(f"{peer.name}: {got['errors']:.0f} errors in {args}\n")
+            if got["late"] > LATE * got["all_requests"]:
+                sys.stderr.write(f"{peer.name}: {got['late']:.0f} of {args} went late, for want of a connection\n")
+            out[peer.name] |= figures(got, used)
     return out
 
 
@@ -417,8 +430,9 @@ def main() -> int:
             first_in_first_out(stack, [os.getpid(), *(pid for peer in there for pid in peer.roots)])
         rounds: dict[str, list[dict[str, float]]] = {p.name: [] for p in there}
         for number in range(count):
-            for peer in there[number % len(there) :] + there[: number % len(there)]:
-                rounds[peer.name].append(measure(peer, work / "stream_load", seconds))
+            turned = there[number % len(there) :] + there[: number % len(there)]
+            for name, found in measure(turned, work / "stream_load", seconds).items():
+                rounds[name].append(found)
             sys.stderr.write(f"round {number + 1} of {count} done\n")
         table = rows(peers, rounds, resident)
     show(table)
