@@ -75,7 +75,7 @@ def _updates_seen(samples: list[PowerSample]) -> int:
 def _report(source: Source, info: SensorInfo, samples: list[PowerSample], calls: int, p50: int, p99: int) -> Examined:
     good = [s for s in samples if s.value is not None]
     failed = [s.why for s in samples if s.value is None]
-    found, watts = Updates(None, None, None, None), None
+    found, watts = Updates(None, None, None), None
     if len(good) >= 2:
         points = np.array([((s.t0_ns + s.t1_ns) // 2, s.value) for s in good], np.int64).T
         shown = make_series(info.source, info.reading == "counter", points, info.wraps_at)

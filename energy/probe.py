@@ -63,11 +63,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Updates:
-    """How a sensor updates: median period and its spread, smallest common step of its values."""
+    """How a sensor updates: median period and its 5th percentile, smallest common step of its values."""
 
     period_ns: int | None
     period_p5_ns: int | None
-    period_p95_ns: int | None
     resolution: int | None
 
 
@@ -153,10 +152,10 @@ def updates(of: Series) -> Updates:
     moved = of.updates()
     steps = np.diff(moved.t_ns)
     if len(steps) < 2:
-        return Updates(None, None, None, None)
-    low, mid, high = (int(q) for q in np.quantile(steps, [0.05, 0.5, 0.95]))
+        return Updates(None, None, None)
+    low, mid = (int(q) for q in np.quantile(steps, [0.05, 0.5]))
     changes = np.abs(np.diff(moved.value))
-    return Updates(mid, low, high, gcd(*(int(c) for c in changes[:1000])) or None)
+    return Updates(mid, low, gcd(*(int(c) for c in changes[:1000])) or None)
 
 
 def on_time(edges_ns: Ints, at_ns: Floats) -> Floats:
