@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from energy.uncertainty import Scale
+from joulegraph.validation.cores import cores, results
 from joulegraph.validation.intervals import learn
 from joulegraph.validation.mixes import MIXES
 from joulegraph.validation.roofline.boards import CARDS
@@ -26,12 +27,26 @@ TRUTH_CARDS = {"linear": None, "independent": "h100"}
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """How a run comes about: its mix, its card (None: of no card), what it is called, and the run itself."""
+    """How a run comes about: a truth on a seed's board, or a world of a card."""
 
     mix: str
+    seed: int
+    truth: str | None
     card: str | None
-    name: str
-    made: Callable[[], Synthetic]
+    """what it is left out with (None: of no card)"""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return f"{self.truth or self.card} {self.mix} seed {self.seed}"
+
+    def made(self) -> Synthetic:
+        """The run itself."""
+        if self.truth is not None:
+            return TRUTHS[self.truth](MIXES[self.mix](self.seed), self.seed)
+        assert self.card is not None
+        one = world_seed(self.card, self.mix, self.seed)
+        return world(MIXES[self.mix](one), self.card, one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +64,22 @@ def sources() -> Iterator[Source]:
     for seed in TUNING:
         for mix in MIXES:
             for truth, card in TRUTH_CARDS.items():
-                yield Source(mix, card, f"{truth} {mix} seed {seed}", _truth(truth, mix, seed))
+                yield Source(mix, seed, truth, card)
             for card in CARDS:
-                yield Source(mix, card, f"{card} {mix} seed {seed}", _world(card, mix, seed))
-
-
-def _truth(truth: str, mix: str, seed: int) -> Callable[[], Synthetic]:
-    return lambda: TRUTHS[truth](MIXES[mix](seed), seed)
-
-
-def _world(card: str, mix: str, seed: int) -> Callable[[], Synthetic]:
-    one = world_seed(card, mix, seed)
-    return lambda: world(MIXES[mix](one), card, one)
+                yield Source(mix, seed, None, card)
 
 
 def judged(say: Callable[[str], None]) -> list[Judged]:
     """Every tuning run at every level."""
-    out = []
-    for source in sources():
-        say(source.name)
-        run = source.made()
-        out += [Judged(source.mix, source.card, level, score(run, level)) for level in LEVELS]
-    return out
+    with cores() as pool:
+        found = results({source: pool.submit(judge, source) for source in sources()}, say)
+    return [one for many in found.values() for one in many]
+
+
+def judge(source: Source) -> tuple[list[Judged], str]:
+    """One run at every level."""
+    run = source.made()
+    return [Judged(source.mix, source.card, level, score(run, level)) for level in LEVELS], source.name
 
 
 def scales(runs: list[Judged]) -> dict[str | None, Scale]:

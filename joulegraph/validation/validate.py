@@ -1,14 +1,15 @@
 """The truth loop, whole: mixes, engines of truth, levels, policies, sensors, intervals, controls -> one report.
 
 Seeds: TUNING seeds shaped the estimator and its intervals; figures come from EVALUATION seeds alone. Coverage of a mix,
-or of a card, is that of widths learned without it (left_out). The same seeds give the same report. May not know:
-terminals.
+or of a card, is that of widths learned without it (left_out). The same seeds give the same report, on any number of
+cores. May not know: terminals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from energy.align import Lag
 from energy.attribute import Attribution, attribute, with_policy
 from joulegraph.validation.controls import CONTROLS, LAG_ERROR_S
+from joulegraph.validation.cores import cores, results
 from joulegraph.validation.intervals import covered
 from joulegraph.validation.left_out import LEFT_OUT
 from joulegraph.validation.mixes import MIXES
@@ -27,6 +29,10 @@ from joulegraph.validation.tuning import LEVELS, TUNING
 from joulegraph.validation.worlds import world, world_seed
 
 EVALUATION = (101, 202, 303)
+DEFAULT_SEEDS = 3
+"""A seed is one board: the share of a mix that lies within its intervals differs by four points between two of them"""
+NAMES = {"linear": "mixes", "independent": "independent"}
+"""truths, and what their table is called"""
 NAIVE = ("equal", "time", "tokens", "output_tokens")
 SENSORS = ("counter", "duty-cycled", "average-1s")
 Say = Callable[[str], None]
@@ -34,33 +40,39 @@ Held = dict[str, dict[str, list[Score]]]
 """scores of a mix or card, by level"""
 
 
-def validate(say: Say, seeds: int = 1) -> dict[str, Any]:
+def validate(say: Say, seeds: int = DEFAULT_SEEDS) -> dict[str, Any]:
     """Run everything; `failed` lists controls that did no damage and figures that do not close."""
-    report: dict[str, Any] = {"seeds": {"tuning": list(TUNING), "evaluation": list(EVALUATION[:seeds])}}
-    scores: dict[tuple[str, str], list[Score]] = {}
-    judged: Held = {mix: {level: [] for level in LEVELS} for mix in MIXES}
-    for truth, name in (("linear", "mixes"), ("independent", "independent")):
-        report[name] = {}
-        for mix in MIXES:
-            runs = [_row(truth, mix, seed, say) for seed in EVALUATION[:seeds]]
-            report[name][mix] = {k: _pooled([r[k] for r in runs]) for k in runs[0]}
-            scores[truth, mix] = [r["L1"] for r in runs]
-            for level in LEVELS:
-                judged[mix][level] += [r[level] for r in runs]
-    report["sensors"] = {mode: {mix: _sensor(mode, mix, say) for mix in MIXES} for mode in SENSORS}
-    cards = {card: _card(card, EVALUATION[:seeds], say) for card in CARDS}
-    report |= _overall(scores) | _coverage(judged) | _cards(cards)
-    report["controls"] = {name: _control(name, say) for name in CONTROLS}
-    failed = [name for name, damaged in report["controls"].items() if not damaged]
+    used = EVALUATION[:seeds]
+    report: dict[str, Any] = {"seeds": {"tuning": list(TUNING), "evaluation": list(used)}}
+    with cores() as pool:
+        rows = {run: pool.submit(_row, *run) for run in product(TRUTHS, MIXES, used)}
+        sensors = {both: pool.submit(_sensor, *both) for both in product(SENSORS, MIXES)}
+        worlds = {one: pool.submit(_world, *one) for card in CARDS for one in _worlds(card, used)}
+        controls = {name: pool.submit(_control, name) for name in CONTROLS}
+        scored, sensed, seen, damaged = (results(asked, say) for asked in (rows, sensors, worlds, controls))
+    scores = {(t, m): [scored[t, m, seed]["L1"] for seed in used] for t, m in product(TRUTHS, MIXES)}
+    judged = {m: _by_level([scored[t, m, seed] for t, seed in product(TRUTHS, used)]) for m in MIXES}
+    cards = {card: _by_level([seen[one] for one in _worlds(card, used)]) for card in CARDS}
+    for truth, name in NAMES.items():
+        of = {mix: [scored[truth, mix, seed] for seed in used] for mix in MIXES}
+        report[name] = {mix: {k: _pooled([r[k] for r in runs]) for k in runs[0]} for mix, runs in of.items()}
+    report["sensors"] = {mode: {mix: sensed[mode, mix] for mix in MIXES} for mode in SENSORS}
+    report |= _overall(scores) | _coverage(judged) | _cards(cards) | {"controls": damaged}
+    failed = [name for name, did in damaged.items() if not did]
     report["failed"] = failed + (["closure"] if report["closure_uj"] else [])
     return report
+
+
+def _by_level(runs: list[dict[str, Score]]) -> dict[str, list[Score]]:
+    return {level: [run[level] for run in runs] for level in LEVELS}
 
 
 def _made(truth: str, mix: str, seed: int) -> Synthetic:
     return TRUTHS[truth](MIXES[mix](seed), seed)
 
 
-def _row(truth: str, mix: str, seed: int, say: Say) -> dict[str, Score]:
+def _row(truth: str, mix: str, seed: int) -> tuple[dict[str, Score], str]:
+    """Scores of one run by level and policy."""
     run = _made(truth, mix, seed)
     out: dict[str, Score] = {}
     for level in LEVELS:
@@ -69,8 +81,7 @@ def _row(truth: str, mix: str, seed: int, say: Say) -> dict[str, Score]:
         if level == "L1":
             out |= {policy: compare(run, with_policy(result, policy)) for policy in (*NAIVE, "shapley")}
     errors = ", ".join(f"{k} {np.median(s.errors):.2%}" for k, s in out.items())
-    say(f"{truth} {mix} seed {seed}: {errors}")
-    return out
+    return out, f"{truth} {mix} seed {seed}: {errors}"
 
 
 def _pooled(scores: list[Score]) -> dict[str, float]:
@@ -78,12 +89,11 @@ def _pooled(scores: list[Score]) -> dict[str, float]:
     return {"median": float(np.median(errors)), "p95": float(np.quantile(errors, 0.95))}
 
 
-def _sensor(mode: str, mix: str, say: Say) -> dict[str, float]:
+def _sensor(mode: str, mix: str) -> tuple[dict[str, float], str]:
     seed = EVALUATION[0]
     run = synthesise(MIXES[mix](seed), linear_profile(seed), seed, mode=mode)  # type: ignore[arg-type]
     s = compare(run, attribute(at_level(run.data, "L1"), level="L1"))
-    say(f"sensor {mode} {mix}: {np.median(s.errors):.2%}")
-    return s.summary() | {"phase_error": s.phase_error}
+    return s.summary() | {"phase_error": s.phase_error}, f"sensor {mode} {mix}: {np.median(s.errors):.2%}"
 
 
 def _overall(scores: dict[tuple[str, str], list[Score]]) -> dict[str, Any]:
@@ -121,18 +131,19 @@ def _coverage(judged: Held) -> dict[str, Any]:
     }
 
 
-def _card(card: str, seeds: tuple[int, ...], say: Say) -> dict[str, list[Score]]:
-    """Worlds of one card on two mixes a seed; together the cards see each mix."""
-    out: dict[str, list[Score]] = {level: [] for level in LEVELS}
+def _worlds(card: str, seeds: tuple[int, ...]) -> list[tuple[str, str, int]]:
+    """Card, mix and seed of its worlds: two mixes a seed; together the cards see each mix."""
     names, first = list(MIXES), list(CARDS).index(card)
-    for k, seed in enumerate(seeds):
-        for mix in (names[(first + k) % len(names)], names[(first + k + 4) % len(names)]):
-            one = world_seed(card, mix, seed)
-            run = world(MIXES[mix](one), card, one)
-            for level in LEVELS:
-                out[level].append(score(run, level))
-            say(f"{card} {mix} seed {seed}: " + ", ".join(f"{k} {np.median(s[-1].errors):.2%}" for k, s in out.items()))
-    return out
+    return [(card, names[(first + k + more) % len(names)], seed) for k, seed in enumerate(seeds) for more in (0, 4)]
+
+
+def _world(card: str, mix: str, seed: int) -> tuple[dict[str, Score], str]:
+    """Scores of one world by level."""
+    one = world_seed(card, mix, seed)
+    run = world(MIXES[mix](one), card, one)
+    out = {level: score(run, level) for level in LEVELS}
+    errors = ", ".join(f"{k} {np.median(s.errors):.2%}" for k, s in out.items())
+    return out, f"{card} {mix} seed {seed}: {errors}"
 
 
 def _cards(found: Held) -> dict[str, Any]:
@@ -164,7 +175,7 @@ def _share(runs: list[Score], left_out: str) -> float:
     return float(np.mean(np.concatenate([covered(s, LEFT_OUT[left_out]) for s in runs])))
 
 
-def _control(name: str, say: Say) -> bool:
+def _control(name: str) -> tuple[bool, str]:
     """True when the damage at least doubled the median error."""
     mix, damage = CONTROLS[name]
     seed = EVALUATION[0]
@@ -179,5 +190,4 @@ def _control(name: str, say: Say) -> bool:
         hurt = attribute(at_level(damage(run, seed), "L1"), level="L1")
     before, after = compare(run, whole), compare(replace(run, data=run.data), hurt)
     ratio = float(np.median(after.errors) / max(np.median(before.errors), 1e-12))
-    say(f"control {name}: median error x {ratio:.1f}")
-    return ratio >= 2.0
+    return ratio >= 2.0, f"control {name}: median error x {ratio:.1f}"
