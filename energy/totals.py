@@ -51,6 +51,7 @@ def _figures(name: str, devices: list[Device], requests: RequestTable) -> Figure
             edge_s,
             d.ledger.ratio,
             len(work),
+            again=work.computed_again,
             told=d.work.told is not None,
         )
         at = np.repeat(work.row * 2, 2) + np.tile([0, 1], len(work))

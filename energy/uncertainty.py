@@ -6,12 +6,15 @@ the method band (how far the fitted split lies from splitting time equally; wher
 to all and cancels); sensor edges and lag against the time the request ran; stamps against short windows; a floor. The
 standard error that the coefficients leave, correlated as they are, after each block is scaled to its measurement. And
 how far the time that the work should take lies from the time it took, block by block: where costs are not linear
-(experts, a roofline's bend, what was computed unseen) it shows there, though energy that hardly varies hides it.
+(experts, a roofline's bend, what was computed unseen) it shows there, though energy that hardly varies hides it. Beside
+them: how much of its prompts the engine computed twice (after a preemption, which is seen late and in part), and how
+long a request ran, over which errors of single blocks cancel.
 
-Errors on known truth grow with each, but not in proportion, and less where the engine told its steps. So the half width
-is a power law in these (conditional split-conformal: exponents, none below zero, by regression of the 90 % quantile on
-runs of many boards, models, engines and sensors, height by the quantile there): a run that fits badly is given wider
-intervals, never narrower ones. On real runs it is `calibrated in simulation`. May not know: files.
+Errors on known truth grow with each but the last, not in proportion, and less where the engine told its steps. So the
+half width is a power law in these (conditional split-conformal: exponents, none of what a run shows of its own misfit
+below zero, by regression of the 90 % quantile on runs of many boards, models, engines and sensors, height by the
+quantile there): a run that fits badly is given wider intervals, never narrower ones. On real runs it is `calibrated in
+simulation`. May not know: files.
 """
 
 from __future__ import annotations
@@ -38,9 +41,10 @@ FEWEST, UNKNOWN = 5, 0.1
 """busy blocks below which a run cannot tell its misfit, and what is taken for it then"""
 BASE = 2
 """first of the fit's coefficients that requests share in (busy seconds); idle and tail come before"""
-TERMS = ("constant", "size", "coefficients", "times", "told")
+TERMS = ("constant", "size", "coefficients", "times", "again", "seconds", "told")
 """logarithms (but for constant and told): plain size as a share of the figure; standard error from the coefficients as
-a share of it; misfit of times in the run; 1 where the engine told its steps"""
+a share of it; misfit of times in the run; share of the run's prompt tokens that were computed again; seconds scheduled;
+1 where the engine told its steps"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Scale:
         return out
 
 
-SHIPPED = Scale((0.000, 0.342, 0.379, 0.439, -0.035), (7.095, 7.106))
+SHIPPED = Scale((0.000, 0.178, 0.396, 0.483, 0.105, -0.190, 0.003), (14.062, 14.127))
 """found by scripts/fit_intervals.py, which prints this line"""
 
 
@@ -121,10 +125,12 @@ def widths(
     ratio: Floats,
     n: int,
     *,
+    again: float,
     told: bool,
 ) -> Widths:
     """Half widths of the 90 % interval of `active` of n windows by phase. other: the equal-time split; ratio: measured
-    over modelled energy per block; told: whether the engine told its steps."""
+    over modelled energy per block; again: share of prompt tokens computed again; told: whether the engine told its
+    steps."""
     cell = rows.window.astype(np.int64) * 2 + rows.phase
     active = np.bincount(cell, split.active, 2 * n)
     band = np.abs(active - np.bincount(cell, other.active, 2 * n))
@@ -135,7 +141,8 @@ def widths(
     plain = np.sqrt(sum(p**2 for p in parts))
     whole, sizes = active.reshape(n, 2).sum(1), plain.reshape(n, 2).sum(1)
     errors = coefficient_errors(rows, blocks, split, fit, n)
-    found = (*(x / np.maximum(whole, 1e-9) for x in (sizes, errors)), np.full(n, time_misfit(blocks, fit)))
+    shares = (x / np.maximum(whole, 1e-9) for x in (sizes, errors))
+    found = (*shares, np.full(n, time_misfit(blocks, fit)), np.full(n, again), seconds.reshape(n, 2).sum(1))
     logs = [np.log(np.maximum(x, LEAST)) for x in found]
     terms = np.stack([np.ones(n), *logs, np.full(n, float(told))], 1)
     half = SHIPPED.half(terms) * whole

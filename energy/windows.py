@@ -70,6 +70,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self.row)
 
+    @property
+    def computed_again(self) -> float:
+        """Prompt tokens computed once more after a preemption, as a share of those computed at first."""
+        return float(self.again.tokens.sum() / max(self.prefill.sum(), 1.0))
+
 
 def windows(requests: RequestTable, level: str, rows: Mask | None = None) -> Windows:
     """Scheduled windows of every served request; rows: of these alone (one engine's)."""

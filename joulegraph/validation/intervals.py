@@ -17,7 +17,7 @@ RIDGE = 0.005
 """of exponents of standardised terms: a mix that is left out may lie outside of what was seen"""
 SMOOTH = 0.1
 """width (of the logarithm) over which the corner of the quantile's loss is rounded"""
-FREE = ("told",)
+FREE = ("seconds", "told")
 """terms whose exponent may be below zero: of the others more never means narrower"""
 LEAST_ERROR = 2e-4
 COVERAGE = 0.9

@@ -87,7 +87,7 @@ def _terms(result: Attribution) -> Floats:
     other = equal(d.rows, d.blocks, d.fit)
     found = widths(
         d.rows, d.blocks, d.fit, d.split, other, d.lag, d.curve.period_ns / 1e9, d.ledger.ratio, len(d.windows),
-        told=d.work.told is not None,
+        again=d.windows.computed_again, told=d.work.told is not None,
     )  # fmt: skip
     out = np.zeros((n, len(TERMS)))
     out[d.windows.row] = found.terms

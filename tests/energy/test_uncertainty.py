@@ -50,11 +50,11 @@ def _blocks(rows: Shares, fit: Fit, noise: float = 0.0) -> Blocks:
     )
 
 
-def _half(rows: Shares, blocks: Blocks, fit: Fit, ratio: Floats, spread_s: float = 0.01) -> Floats:
+def _half(rows: Shares, blocks: Blocks, fit: Fit, ratio: Floats, spread_s: float = 0.01, again: float = 0.0) -> Floats:
     """Half width as a share of each request's figure."""
     split = fitted(rows, blocks, fit)
     lag = Lag(0.06, spread_s, True)
-    found = widths(rows, blocks, fit, split, equal(rows, blocks, fit), lag, 0.1, ratio, N, told=True)
+    found = widths(rows, blocks, fit, split, equal(rows, blocks, fit), lag, 0.1, ratio, N, again=again, told=True)
     return np.asarray(found.half_uj.reshape(N, 2).sum(1) / np.bincount(rows.window, split.active, N))
 
 
@@ -68,6 +68,7 @@ def test_more_misfit_never_narrows(seed: int) -> None:
         _half(rows, _blocks(rows, fit, 0.02), fit, quiet**4),
         _half(rows, _blocks(rows, fit, 0.02), loose, quiet),
         _half(rows, _blocks(rows, fit, 0.02), fit, quiet, spread_s=0.3),
+        _half(rows, _blocks(rows, fit, 0.02), fit, quiet, again=0.1),
     ):
         assert np.all(wider > calm)
 
