@@ -6,7 +6,7 @@ is observers'. May not know: sockets, time, requests, what the counts are for.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from engines.eventstream import StreamObserver
 from engines.observers import BodyObserver, EngineMetrics, Observer, Reader, Usage
@@ -197,14 +197,14 @@ def _messages_event(observer: Observer, row: dict[str, Any]) -> int:
     return 0
 
 
-_STREAMS: dict[str, tuple[Reader, tuple[bytes, ...]]] = {
+_STREAMS: Final[dict[str, tuple[Reader, tuple[bytes, ...]]]] = {
     # reader of one event; members whose string is a token's text (the first) or reasoning
     "completions": (_completions, (b'"text":"',)),
     "chat": (_chat, (b'"content":"', b'"reasoning":"', b'"reasoning_content":"')),
     "responses": (_responses_event, (b'"delta":"',)),
     "messages": (_messages_event, (b'"text":"', b'"thinking":"')),
 }
-_BODIES: dict[str, Reader] = {
+_BODIES: Final[dict[str, Reader]] = {
     "completions": _completions,
     "chat": _chat_body,
     "responses": _responses_body,

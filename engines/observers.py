@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 if TYPE_CHECKING:
     from engines.shapes import Shape
 
-BODY_LIMIT = 16 << 20
+BODY_LIMIT: Final = 16 << 20
 """bytes of a non-streaming reply kept for parsing; past it usage stays unknown (`error` says so)"""
-TEXT_LIMIT = 4 << 20
+TEXT_LIMIT: Final = 4 << 20
 
 
 @dataclass(slots=True)

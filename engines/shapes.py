@@ -8,24 +8,27 @@ nothing. May not know: how reads become events, sockets, time, what the counts a
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from engines.observers import Observer, Reader, Usage
 
-_LF, _CR, _QUOTE, _BACKSLASH = b'\n\r"\\'
-_ENDS_LIMIT = 64
+_LF: Final = 10
+_CR: Final = 13
+_QUOTE: Final = 34
+_BACKSLASH: Final = 92
+_ENDS_LIMIT: Final = 64
 """forms of a last event kept per template"""
-_CHOICES = b'"choices":['
-_N = rb"(0|[1-9][0-9]{0,14})"
-_OTHER = rb'(?:,"(?!cached_tokens")[a-z_]{1,40}":(?:null|[1-9][0-9]{0,14}|0))*'
-_SAID = (
+_CHOICES: Final = b'"choices":['
+_N: Final = rb"(0|[1-9][0-9]{0,14})"
+_OTHER: Final = rb'(?:,"(?!cached_tokens")[a-z_]{1,40}":(?:null|[1-9][0-9]{0,14}|0))*'
+_SAID: Final = (
     rb'\],"usage":\{"prompt_tokens":' + _N + rb',"total_tokens":[1-9][0-9]{0,14},"completion_tokens":' + _N
     + rb'(?:,"prompt_tokens_details":\{"cached_tokens":' + _N + _OTHER + rb"\})?\}"
     + rb'(?:,"system_fingerprint":"[0-9A-Za-z._-]{0,80}")?\}'
 )  # fmt: skip
-USAGE = re.compile(_SAID)
+USAGE: Final = re.compile(_SAID)
 """The event that states usage alone, from the end of its empty list of choices: prompt, completion, cached tokens."""
-USAGE_AND_END = re.compile(_SAID + rb"\n\ndata: \[DONE\]\n\n")
+USAGE_AND_END: Final = re.compile(_SAID + rb"\n\ndata: \[DONE\]\n\n")
 
 
 class Template:
@@ -86,7 +89,7 @@ class Shape:
         return form.fullmatch(raw, at + stem) if raw.startswith(self.prefix[:stem], at) else None
 
 
-_TEMPLATES: dict[tuple[Reader, bool], Template] = {}
+_TEMPLATES: Final[dict[tuple[Reader, bool], Template]] = {}
 """The last one seen per dialect (and whether text is kept, which needs the text's own member)."""
 
 

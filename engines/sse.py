@@ -6,12 +6,14 @@ May not know: JSON, OpenAI, HTTP, time.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-EVENT_LIMIT = 1 << 20
+EVENT_LIMIT: Final = 1 << 20
 """bytes of one event; a longer one is dropped whole and counted, so the buffer stays bounded"""
-_CR, _LF = b"\r\n"  # looking for a byte by its number costs a tenth of looking for bytes of length 1
-_BOM = b"\xef\xbb\xbf"
+_CR: Final = 13
+_LF: Final = 10
+"""looking for a byte by its number costs a tenth of looking for bytes of length 1"""
+_BOM: Final = b"\xef\xbb\xbf"
 
 
 class SseEvent(NamedTuple):

@@ -12,32 +12,33 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from struct import unpack
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from proxy.config import RecordContent
 from traces.exact import Named
 
-SAMPLING = frozenset(
+SAMPLING: Final = frozenset(
     (
         "temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "frequency_penalty", "presence_penalty",
         "repetition_penalty", "ignore_eos", "min_tokens", "logprobs", "top_logprobs", "tool_choice",
         "parallel_tool_calls", "reasoning_effort",
     )
 )  # fmt: skip
-NOTHING_NAMED = Named()
-_PLAIN_ROLES = ("user", "system", "developer")
+NOTHING_NAMED: Final = Named()
+_PLAIN_ROLES: Final = ("user", "system", "developer")
 """roles whose plain text messages name no ids"""
-_ROLE_STARTS = {role: b"\x00" + role.encode() + b"\x01" for role in (*_PLAIN_ROLES, "assistant")}
+_ROLE_STARTS: Final = {role: b"\x00" + role.encode() + b"\x01" for role in (*_PLAIN_ROLES, "assistant")}
 """how a message of a plain chat starts in the canonical prompt"""
-_OTHER_PROMPTS = frozenset({"tools", "system", "instructions", "previous_response_id"})
-_LENGTHS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-MAX_MESSAGES = 4096
+_OTHER_PROMPTS: Final = frozenset({"tools", "system", "instructions", "previous_response_id"})
+_LENGTHS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+MAX_MESSAGES: Final = 4096
 Piece = tuple[str, bytes, tuple[str, ...]]
 """role, canonical bytes, tool ids named"""
-MAX_SAMPLING_VALUE = 64
-MAX_MET, MAX_MET_BYTES = 512, 4096
+MAX_SAMPLING_VALUE: Final = 64
+MAX_MET: Final = 512
+MAX_MET_BYTES: Final = 4096
 """texts of earlier messages whose digests are kept at hand, 4 MB at most (the text and its UTF-8)"""
 
 
@@ -270,8 +271,8 @@ def _max_tokens(body: dict[str, Any]) -> int | None:
     return None
 
 
-_QUOTED = re.compile(r"""(?:^|[\s(:=,])['"`\u2018\u201c]|[\[{<=\n]""")
-MAX_ERROR = 300
+_QUOTED: Final = re.compile(r"""(?:^|[\s(:=,])['"`\u2018\u201c]|[\[{<=\n]""")
+MAX_ERROR: Final = 300
 
 
 def unquoted(message: str) -> str:

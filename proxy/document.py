@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from engines.dialects import Observer
 from engines.parrot.protocol import parse_json
 
-KEEP = 8 << 20
+KEEP: Final = 8 << 20
 """bytes of a reply kept for reading"""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from itertools import compress
 from operator import sub
-from typing import Any
+from typing import Any, Final
 
 from engines.dialects import EngineMetrics, Observer, Usage, observer
 from engines.shapes import Shape
@@ -21,10 +21,13 @@ from traces.records import Outcome
 from traces.tags import Tag
 from traces.workflow import Dep, dep_row
 
-MAX_LISTED = 128
+MAX_LISTED: Final = 128
 """reads of a reply that are kept in lists: quicker than arrays, and three times as long"""
-_NO_LOG: list[Any] = []
-NO_TAG, NO_FACTS, NO_USAGE, NO_METRICS = Tag(), RequestFacts(), Usage(), EngineMetrics()
+_NO_LOG: Final[list[Any]] = []
+NO_TAG: Final = Tag()
+NO_FACTS: Final = RequestFacts()
+NO_USAGE: Final = Usage()
+NO_METRICS: Final = EngineMetrics()
 
 
 class Exchange:

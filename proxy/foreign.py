@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -59,37 +59,39 @@ class HeaderScheme:
         )
 
 
-DYNAMO = HeaderScheme("dynamo", ("x-dynamo-session-id",), parent_agent="x-dynamo-parent-session-id", nested=True)
-CLAUDE_CODE = HeaderScheme(
+DYNAMO: Final = HeaderScheme("dynamo", ("x-dynamo-session-id",), parent_agent="x-dynamo-parent-session-id", nested=True)
+CLAUDE_CODE: Final = HeaderScheme(
     "claude-code",
     ("x-claude-code-session-id",),
     agent="x-claude-code-agent-id",
     parent_agent="x-claude-code-parent-agent-id",
 )
-CODEX = HeaderScheme("codex", ("session-id", "session_id"), agent="thread-id", parent_agent="x-codex-parent-thread-id")
-OPENCODE = HeaderScheme(
+CODEX: Final = HeaderScheme(
+    "codex", ("session-id", "session_id"), agent="thread-id", parent_agent="x-codex-parent-thread-id"
+)
+OPENCODE: Final = HeaderScheme(
     "opencode", ("x-session-id", "x-session-affinity"), parent_agent="x-parent-session-id", nested=True
 )
-LITELLM = HeaderScheme("litellm", ("x-litellm-session-id", "x-litellm-trace-id"))
-HELICONE = HeaderScheme(
+LITELLM: Final = HeaderScheme("litellm", ("x-litellm-session-id", "x-litellm-trace-id"))
+HELICONE: Final = HeaderScheme(
     "helicone", ("helicone-session-id",), agent="helicone-session-path", class_name="helicone-session-name"
 )
-PORTKEY = HeaderScheme(
+PORTKEY: Final = HeaderScheme(
     "portkey", ("x-portkey-trace-id",), node="x-portkey-span-id", parent_node="x-portkey-parent-span-id"
 )
-LANGTRACE = HeaderScheme("langtrace", ("x-langtrace-session-id",))
-CAGENT = HeaderScheme("cagent", ("x-cagent-session-id",))
-GATEWAY_API = HeaderScheme("gateway-api", ("x-gateway-inference-fairness-id",))
-_ALL = (DYNAMO, CLAUDE_CODE, CODEX, OPENCODE, LITELLM, HELICONE, PORTKEY, LANGTRACE, CAGENT, GATEWAY_API)
+LANGTRACE: Final = HeaderScheme("langtrace", ("x-langtrace-session-id",))
+CAGENT: Final = HeaderScheme("cagent", ("x-cagent-session-id",))
+GATEWAY_API: Final = HeaderScheme("gateway-api", ("x-gateway-inference-fairness-id",))
+_ALL: Final = (DYNAMO, CLAUDE_CODE, CODEX, OPENCODE, LITELLM, HELICONE, PORTKEY, LANGTRACE, CAGENT, GATEWAY_API)
 
-TAG_HEADERS = frozenset({"baggage", "traceparent", *(name for scheme in _ALL for name in scheme.headers())})
+TAG_HEADERS: Final = frozenset({"baggage", "traceparent", *(name for scheme in _ALL for name in scheme.headers())})
 """headers that may carry a tag and go on to the engine untouched"""
 
-_BODY_FIELDS = frozenset(
+_BODY_FIELDS: Final = frozenset(
     {"metadata", "nvext", "vllm_xargs", "program_id", "job_id", "conversation", "prompt_cache_key"}
 )
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
-_OLD_USER_ID = re.compile(r"user_[0-9a-f]+_account_[0-9a-f-]*_session_([0-9a-f-]{36})\Z")
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+_OLD_USER_ID: Final = re.compile(r"user_[0-9a-f]+_account_[0-9a-f-]*_session_([0-9a-f-]{36})\Z")
 
 
 def read_tag(headers: Headers, body: Any) -> Tag | None:
@@ -219,7 +221,7 @@ def _in_headers(scheme: HeaderScheme) -> Callable[[Headers, dict[str, Any]], Tag
     return lambda headers, _: scheme.read(headers)
 
 
-PRECEDENCE: tuple[Callable[[Headers, dict[str, Any]], Tag | None], ...] = (
+PRECEDENCE: Final[tuple[Callable[[Headers, dict[str, Any]], Tag | None], ...]] = (
     _own_headers,
     _own_metadata,
     _own_baggage,

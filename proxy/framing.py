@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol
 
-CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[^\r\n\x00]*)?\r\n")
-MAX_SIZE_LINE = 4096
-MAX_TRAILERS = 16_384
-_CRLF = b"\r\n"
-EVENT_CHUNK_END = b"\n\n\r\n"
+CHUNK_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[^\r\n\x00]*)?\r\n")
+MAX_SIZE_LINE: Final = 4096
+MAX_TRAILERS: Final = 16_384
+_CRLF: Final = b"\r\n"
+EVENT_CHUNK_END: Final = b"\n\n\r\n"
 """how a chunk ends that ends with a server-sent event"""
-MAX_SMALL_CHUNK = 1024
+MAX_SMALL_CHUNK: Final = 1024
 
 
 def _size_lines(size: int) -> bytes | tuple[bytes, ...]:
@@ -25,7 +25,7 @@ def _size_lines(size: int) -> bytes | tuple[bytes, ...]:
     return spellings[0] if len(spellings) == 1 else tuple(spellings)
 
 
-SMALL_CHUNKS: dict[int, tuple[int, bytes | tuple[bytes, ...]]] = {
+SMALL_CHUNKS: Final[dict[int, tuple[int, bytes | tuple[bytes, ...]]]] = {
     len(b"%x" % size) + 4 + size: (len(b"%x" % size) + 2, _size_lines(size)) for size in range(1, MAX_SMALL_CHUNK + 1)
 }
 """bytes of a whole chunk on the wire -> where its payload starts, and the only size lines it can start with, in plain

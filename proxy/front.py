@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Final, cast
 
 from proxy.exchange import Exchange
 from proxy.heads import RequestHead
@@ -24,7 +24,7 @@ from proxy.tunnel import Tunnel
 from proxy.upstream import hold
 from traces.records import Outcome
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Front:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hmac import compare_digest
 from itertools import count
 from secrets import token_hex
+from typing import Final
 from urllib.parse import quote
 
 from proxy.config import ProxyConfig
@@ -22,13 +23,16 @@ from traces import tags
 
 Pairs = list[tuple[bytes, bytes]]
 
-_HOP = (
+_HOP: Final = (
     "connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
     "upgrade http2-settings expect"
 )
-PASSED, DROPPED, TAKEN, NOTED = 0, 1, 2, 3
+PASSED: Final = 0
+DROPPED: Final = 1
+TAKEN: Final = 2
+NOTED: Final = 3
 """what happens to a header field: goes on; is left out; is read and left out; is read and goes on"""
-KINDS: dict[bytes, int] = {
+KINDS: Final[dict[bytes, int]] = {
     **{name.encode(): NOTED for name in TAG_HEADERS},
     **{name.encode(): DROPPED for name in _HOP.split()},
     **{name.encode(): TAKEN for name in tags.OWN_HEADERS},
@@ -38,13 +42,13 @@ KINDS: dict[bytes, int] = {
     ),
     **dict.fromkeys([b"authorization", b"x-api-key"], TAKEN),
 }
-MAX_JOINED = 16_384
+MAX_JOINED: Final = 16_384
 """bytes of a body that are copied to go out with their head in one write"""
-_SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-api-key"})
-_CODINGS = b"accept-encoding:"
-_COUNTER = count()
-_ID = f"jg-{token_hex(6)}-%x"
-TAGGED = frozenset(n.encode() for n in tags.OWN_HEADERS | TAG_HEADERS)
+_SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-api-key"})
+_CODINGS: Final = b"accept-encoding:"
+_COUNTER: Final = count()
+_ID: Final = f"jg-{token_hex(6)}-%x"
+TAGGED: Final = frozenset(n.encode() for n in tags.OWN_HEADERS | TAG_HEADERS)
 """header fields that may carry a tag"""
 
 

@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from proxy.config import ProxyConfig, parse_target
 from proxy.content import unquoted
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from proxy.front import Front
     from proxy.relay import Relay
 
-SWEEP_S = 0.5
-LATER_S, MAX_LATER = 0.02, 16
+SWEEP_S: Final = 0.5
+LATER_S: Final = 0.02
+MAX_LATER: Final = 16
 """requests are read and recorded this much later, or once so many wait: one at a time, between two system calls, it
 costs three times as much as in a row, and a reply that is on its way does not wait for it"""
-MAX_LOOK = 64 << 10
+MAX_LOOK: Final = 64 << 10
 """bytes of request bodies that are read in one turn of the loop (or one longer body): replies do not wait for more.
 What has no body, or a short one, counts as the share of one of `MAX_LATER`; a stream, whose reads are still to be
 looked at, as all of it"""

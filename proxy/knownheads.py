@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from proxy.config import ProxyConfig
 from proxy.heads import KINDS, NOTED, PASSED, TAGGED, TAKEN, Pairs, RequestHead, check_key, credentials, field_line
@@ -23,17 +23,23 @@ from proxy.refusal import Refusal
 from proxy.routes import api_of
 from traces.tags import clean
 
-MAX_LINES, MAX_LINE, MAX_HEAD = 4096, 256, 8192
-MAX_PLANS, MAX_NAMES, MAX_RECENT = 512, 512, 4
-VARIETY = 16
+MAX_LINES: Final = 4096
+MAX_LINE: Final = 256
+MAX_HEAD: Final = 8192
+MAX_PLANS: Final = 512
+MAX_NAMES: Final = 512
+MAX_RECENT: Final = 4
+VARIETY: Final = 16
 """values of one field name that never came twice, after which it counts as one that always differs"""
-_SECRET = (b"authorization", b"x-api-key")
-_VARYING = frozenset({b"content-length", b"x-request-id", b"cookie", b"proxy-authorization", *_SECRET, *TAGGED})
-_NEVER = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", b"http2-settings", b"connection"})
+_SECRET: Final = (b"authorization", b"x-api-key")
+_VARYING: Final = frozenset({b"content-length", b"x-request-id", b"cookie", b"proxy-authorization", *_SECRET, *TAGGED})
+_NEVER: Final = frozenset(
+    {b"transfer-encoding", b"expect", b"upgrade", b"te", b"trailer", b"http2-settings", b"connection"}
+)
 """fields that only llhttp may judge; Connection passes where it says keep-alive or close and comes once"""
-_VALUE = rb"([!-~][ -~]*+)(?<! )"
+_VALUE: Final = rb"([!-~][ -~]*+)(?<! )"
 """a value of visible ASCII without blanks around it; whatever else a field may hold is for llhttp to read"""
-_END = b"\r\n\r\n"
+_END: Final = b"\r\n\r\n"
 Key = tuple[int | bytes, ...]
 
 
@@ -229,7 +235,7 @@ class KnownHeads:
         )
 
 
-_SHOWN = {b"authorization": b"Authorization", b"x-api-key": b"X-Api-Key"}
+_SHOWN: Final = {b"authorization": b"Authorization", b"x-api-key": b"X-Api-Key"}
 
 
 def _nothing(_: tuple[bytes, ...]) -> tuple[()]:

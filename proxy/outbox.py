@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
-MAX_KEPT = 32
+MAX_KEPT: Final = 32
 """writes after which the turn is not waited for"""
 
 

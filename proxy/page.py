@@ -6,12 +6,13 @@ May not know: sockets, records' fields beyond the few counted here.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from typing import Final
 
 from proxy.exchange import Exchange
 from traces.records import is_call
 from traces.status import HISTOGRAM_BUCKETS, StatusPage, histogram_names
 
-COUNTERS = (
+COUNTERS: Final = (
     "requests",
     "in_flight",
     "queued",
@@ -31,8 +32,8 @@ COUNTERS = (
     "e2e_sum_ns",
     "itl_sum_ns",
 )
-HISTOGRAMS = ("ttft", "e2e", "itl")
-_EDGES = [round(1000 * 2 ** (k / 4)) for k in range(1, HISTOGRAM_BUCKETS)]
+HISTOGRAMS: Final = ("ttft", "e2e", "itl")
+_EDGES: Final = [round(1000 * 2 ** (k / 4)) for k in range(1, HISTOGRAM_BUCKETS)]
 
 
 def slot_names() -> list[str]:

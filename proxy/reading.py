@@ -7,6 +7,8 @@ May not know: sockets, clocks, what is done with a request.
 
 from __future__ import annotations
 
+from typing import Final
+
 import httptools
 
 from proxy.config import ProxyConfig
@@ -14,8 +16,8 @@ from proxy.heads import Pairs, RequestHead, read_request
 from proxy.knownheads import KnownHeads
 from proxy.refusal import Refusal
 
-_END = b"\r\n\r\n"
-_TUNNELLED = b"/v1/realtime"
+_END: Final = b"\r\n\r\n"
+_TUNNELLED: Final = b"/v1/realtime"
 
 
 class Intake:

@@ -7,12 +7,12 @@ plain token event. May not know: when they came, what a token event is.
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 from engines.dialects import Observer
 from proxy.framing import SMALL_CHUNKS
 
-_FOUND = {int}
+_FOUND: Final = {int}
 """kinds of reads where each was a plain token event"""
 
 

@@ -6,10 +6,11 @@ Header values never become part of an error text. May not know: sockets, clocks,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 
-REASONS = {
+REASONS: Final = {
     400: "Bad Request",
     401: "Unauthorized",
     404: "Not Found",
@@ -24,7 +25,7 @@ REASONS = {
     504: "Gateway Timeout",
 }
 
-PARROT_PATHS = ("/v1/session", "/v1/semantic_", "/v1/py_native_call")
+PARROT_PATHS: Final = ("/v1/session", "/v1/semantic_", "/v1/py_native_call")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,20 @@ FramingError where the engine's bytes are no HTTP that can be trusted. May not k
 
 from __future__ import annotations
 
+from typing import Final
+
 from proxy.framing import Framing, FramingError, UntilClose, response_framing
 from proxy.heads import RequestHead, header_value
 from proxy.replyhead import ReplyHead, read_reply
 from proxy.splice import UsageCut
 from traces.tags import NODE, WORKFLOW, Tag
 
-MAX_REPLY_HEAD = 64 << 10
-_END = b"\r\n\r\n"
-_IN_USAGE = b'"usage"'
-_BODILESS = frozenset({*range(100, 200), 204, 304})
-_WORKFLOW, _NODE = WORKFLOW.encode() + b": ", NODE.encode() + b": "
+MAX_REPLY_HEAD: Final = 64 << 10
+_END: Final = b"\r\n\r\n"
+_IN_USAGE: Final = b'"usage"'
+_BODILESS: Final = frozenset({*range(100, 200), 204, 304})
+_WORKFLOW: Final = WORKFLOW.encode() + b": "
+_NODE: Final = NODE.encode() + b": "
 
 
 def read_head(data: bytes) -> tuple[ReplyHead | None, bytes]:

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from proxy.framing import FramingError
 
 Line = tuple[bytes, bytes, bytes | None]
 """name in lower case, value, the line to pass on (None: not passed on)"""
 
-DIGITS = re.compile(rb"[0-9]{1,18}\Z")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\x00]*)?\Z")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\x00]*?)[ \t]*\Z")
-_DROPPED = frozenset(
+DIGITS: Final = re.compile(rb"[0-9]{1,18}\Z")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\x00]*)?\Z")
+_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\x00]*?)[ \t]*\Z")
+_DROPPED: Final = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te upgrade http2-settings "
     b"expect".split()
 )
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-MAX_LINES, MAX_LINE = 4096, 128
-MAX_HEADS, MAX_HEAD = 256, 1024
-_LINES: dict[bytes, Line] = {}
-_HEADS: dict[bytes, ReplyHead] = {}
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+MAX_LINES: Final = 4096
+MAX_LINE: Final = 128
+MAX_HEADS: Final = 256
+MAX_HEAD: Final = 1024
+_LINES: Final[dict[bytes, Line]] = {}
+_HEADS: Final[dict[bytes, ReplyHead]] = {}
 
 
 @dataclass(slots=True)

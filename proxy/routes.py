@@ -7,15 +7,16 @@ not here passes only when the operator names it. May not know: sockets, headers.
 from __future__ import annotations
 
 import re
+from typing import Final
 
-APIS: dict[str, str] = {
+APIS: Final[dict[str, str]] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/responses": "responses",
     "/v1/messages": "messages",
 }
 
-PASSED = frozenset(
+PASSED: Final = frozenset(
     {
         *APIS,
         "/v1/messages/count_tokens",
@@ -41,13 +42,13 @@ PASSED = frozenset(
     }
 )
 
-_SEGMENT = r"[A-Za-z0-9_~@:+-][A-Za-z0-9._~@:+-]*"
-_PREFIXED = re.compile(
+_SEGMENT: Final = r"[A-Za-z0-9_~@:+-][A-Za-z0-9._~@:+-]*"
+_PREFIXED: Final = re.compile(
     rf"/v1/(?:audio/(?:transcriptions|translations|speech)|models/{_SEGMENT}(?:/{_SEGMENT})?"
     rf"|responses/{_SEGMENT}(?:/cancel|/input_items)?|(?:chat/)?completions/render)\Z"
 )
 
-PARROT = re.compile(
+PARROT: Final = re.compile(
     r"/v1/(?:(?:session|semantic_var)(?:/[A-Za-z0-9_-]*)?|(?:semantic|py_native)_call)/?\Z|/docs\Z|/openapi\.json\Z"
 )
 

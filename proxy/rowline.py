@@ -7,17 +7,17 @@ edges, notes, engine metrics, tool calls, text) is written from the row itself. 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from proxy.content import NOTHING_NAMED
 from proxy.exchange import NO_FACTS, NO_TAG, Exchange
 
-MAX_SHARED = 512
-_SHARED: dict[tuple[Any, ...], bytes] = {}
-_OF_TAG = ("agent_id", "class_name", "tag_source", "session_id", "parent_agent_id")
-_NAMES = (
+MAX_SHARED: Final = 512
+_SHARED: Final[dict[tuple[Any, ...], bytes]] = {}
+_OF_TAG: Final = ("agent_id", "class_name", "tag_source", "session_id", "parent_agent_id")
+_NAMES: Final = (
     "method",
     "path",
     "api",
@@ -31,7 +31,7 @@ _NAMES = (
     "max_tokens",
     "outcome",
 )
-_USUAL: dict[str, Any] = {
+_USUAL: Final[dict[str, Any]] = {
     "deps": [],
     "t_queue_ns": None,
     "error": None,

@@ -14,19 +14,19 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from proxy.framing import CHUNK_SIZE, MAX_SIZE_LINE, Chunked, FramingError, trailers_end
 
-SPLICED_APIS = frozenset({"chat", "completions"})
-MAX_HELD = 256 << 10
-_INSERT = b'"stream_options":{"include_usage":true},'
-_CONTINUOUS = "continuous_usage_stats"
+SPLICED_APIS: Final = frozenset({"chat", "completions"})
+MAX_HELD: Final = 256 << 10
+_INSERT: Final = b'"stream_options":{"include_usage":true},'
+_CONTINUOUS: Final = "continuous_usage_stats"
 """vLLM heeds it beside include_usage only: with ours it would put usage into events whose client did not want it"""
-_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_HAS_CHOICE = re.compile(rb'"choices"\s*:\s*\[\s*\{')
+_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_HAS_CHOICE: Final = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 
 
 def splice(body: bytes, parsed: Any) -> bytes | None:

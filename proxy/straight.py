@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from os import write as _write
+from os import write
 
 
 class Straight:
     """Writes to one plain socket."""
 
-    __slots__ = ("_closing", "_kept", "_socket", "_through")
+    __slots__ = ("_closing", "_kept", "_send", "_socket", "_through")
 
     def __init__(self, transport: asyncio.Transport, socket: int) -> None:
         self._socket = socket
+        self._send: Callable[[int, bytes], int] = write
         self._through: Callable[[bytes], None] = transport.write
         self._kept: Callable[[], int] = transport.get_write_buffer_size
         self._closing: Callable[[], bool] = transport.is_closing
@@ -26,7 +27,7 @@ class Straight:
         """Write now, behind everything written before."""
         if self._kept() == 0 and not self._closing():
             try:
-                sent = _write(self._socket, data)
+                sent = self._send(self._socket, data)
             except OSError:  # it takes nothing just now, or the client is gone: the transport finds out
                 sent = 0
             if sent == len(data):

@@ -6,7 +6,7 @@ keeps its body until it is read. May not know: sockets, clocks.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -19,7 +19,7 @@ from proxy.lineage import Lineage
 from proxy.splice import SPLICED_APIS, splice
 from traces.tags import from_headers
 
-_MAYBE_OBJECT = (b"{", b" ", b"\n", b"\r", b"\t")
+_MAYBE_OBJECT: Final = (b"{", b" ", b"\n", b"\r", b"\t")
 
 
 def spliced(exchange: Exchange, config: ProxyConfig) -> bytes:

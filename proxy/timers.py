@@ -5,16 +5,18 @@ May not know: sockets, clocks, what follows from it.
 
 from __future__ import annotations
 
+from typing import Final
+
 from proxy.config import ProxyConfig
 from proxy.exchange import Exchange
 from proxy.refusal import Refusal
 from traces.records import Outcome
 
-MIN_BODY_RATE = 1024
+MIN_BODY_RATE: Final = 1024
 """bytes per second below which an upload counts as an attack"""
-STALL_NS = 60_000_000_000
+STALL_NS: Final = 60_000_000_000
 """a client that takes no byte of its reply for this long is cut off"""
-LINGER_NS = 1_000_000_000
+LINGER_NS: Final = 1_000_000_000
 """how long a refused request is still read into the void"""
 
 

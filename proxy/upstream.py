@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from engines.shapes import Shape
 from proxy.config import Target
@@ -36,11 +36,11 @@ class Receiver(Protocol):
         """The engine is slow to take the request body."""
 
 
-MAX_LOG = 64
+MAX_LOG: Final = 64
 """entries of a log: 32 reads of at most 1 KB are kept before they are looked at"""
-FIRST_LOG = 2
+FIRST_LOG: Final = 2
 """entries of the first log of a stream: what its plain events look like is to be known soon"""
-MAX_NOTED = 128
+MAX_NOTED: Final = 128
 """entries of a log that ends with a read of which only the size is kept"""
 
 

@@ -7,20 +7,20 @@ Foreign schemes (Dynamo, Claude Code, ...) are the proxy's business (proxy/forei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from traces.workflow import DEP_KINDS, Dep
 
-WORKFLOW = "x-workflow-id"
-NODE = "x-workflow-node"
-PARENTS = "x-workflow-parents"
-AGENT = "x-workflow-agent"
-CLASS = "x-workflow-class"
-REQUEST_ID = "x-request-id"
-OWN_HEADERS = frozenset({WORKFLOW, NODE, PARENTS, AGENT, CLASS})
-MAX_VALUE = 256
-MAX_PARENTS = 64
+WORKFLOW: Final = "x-workflow-id"
+NODE: Final = "x-workflow-node"
+PARENTS: Final = "x-workflow-parents"
+AGENT: Final = "x-workflow-agent"
+CLASS: Final = "x-workflow-class"
+REQUEST_ID: Final = "x-request-id"
+OWN_HEADERS: Final = frozenset({WORKFLOW, NODE, PARENTS, AGENT, CLASS})
+MAX_VALUE: Final = 256
+MAX_PARENTS: Final = 64
 
 
 class Tag(NamedTuple):
