@@ -43,15 +43,7 @@ class StreamObserver(Observer):
 
     def feed(self, body: bytes) -> int:
         shape = self._shape
-        if shape is not None and (  # the hot path: this read is one plain token event, whole
-            len(body) > shape.frame
-            and body.startswith(shape.prefix)
-            and body.endswith(shape.ending)
-            and body.find(_LF, shape.at) == len(body) - 2
-            and body[shape.at] != _QUOTE  # a quote: no text in it
-            and self._splitter.at_border
-            and _CR not in body
-        ):
+        if shape is not None and self._splitter.at_border and shape.is_event(body, 0, len(body)):  # the hot path
             if self.keeps_text:
                 self.add_text(_unquote(body[shape.at : string_end(body, shape.at)]))
             self.tokens += 1

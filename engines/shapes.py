@@ -50,7 +50,7 @@ class Template:
 class Shape:
     """The bytes around the text of one stream's plain token events."""
 
-    __slots__ = ("_close", "_closing", "at", "between", "ending", "frame", "prefix", "suffix", "template")
+    __slots__ = ("_close", "at", "between", "ending", "frame", "prefix", "suffix", "template")
 
     def __init__(self, prefix: bytes, template: Template) -> None:
         self.prefix = prefix
@@ -62,16 +62,15 @@ class Shape:
         self.at = at = len(prefix)
         """where the text begins"""
         self.frame = at + len(suffix)
-        self._closing = closing = ending + b"\r\n"
-        self._close = len(closing)
+        self._close = len(ending)
 
-    def is_rest(self, read: bytes, start: int) -> bool:
-        """Whether a read says from `start` on but one plain token event, whole, with CRLF behind it."""
-        text, end = start + self.at, len(read) - self._close
-        if end <= text or read[start:text] != self.prefix or read[end:] != self._closing:
+    def is_event(self, read: bytes, start: int, end: int) -> bool:
+        """Whether what stands between two places of a read is one plain token event, whole."""
+        text, close = start + self.at, end - self._close
+        if close <= text or read[start:text] != self.prefix or read[close:end] != self.ending:
             return False
-        said = read[text:end]
-        return said[0] != _QUOTE and _LF not in said and _CR not in said
+        said = read[text:close]
+        return said[0] != _QUOTE and _LF not in said and _CR not in said  # a quote: no text in it
 
     def last(self, raw: bytes) -> tuple[str, int] | None:
         """Finish reason and tokens of a last event of known form; it begins with the prefix."""

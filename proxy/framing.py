@@ -20,31 +20,23 @@ EVENT_CHUNK_END: Final = b"\n\n\r\n"
 MAX_SMALL_CHUNK: Final = 1024
 
 
-def _size_lines(size: int) -> bytes | tuple[bytes, ...]:
-    spellings = sorted({b"%x\r\n" % size, b"%X\r\n" % size})
-    return spellings[0] if len(spellings) == 1 else tuple(spellings)
-
-
-SMALL_CHUNKS: Final[dict[int, tuple[int, bytes | tuple[bytes, ...]]]] = {
-    len(b"%x" % size) + 4 + size: (len(b"%x" % size) + 2, _size_lines(size)) for size in range(1, MAX_SMALL_CHUNK + 1)
-}
-"""bytes of a whole chunk on the wire -> where its payload starts, and the only size lines it can start with, in plain
-hexadecimal. A read of that length that starts so and ends with CRLF is exactly one chunk: what `Chunked` finds too"""
-_USUAL_LINES: Final = [b""] * (len(b"%x" % MAX_SMALL_CHUNK) + 5 + MAX_SMALL_CHUNK)
-"""bytes of a whole chunk on the wire -> the size line that most servers write for it; empty where there is none"""
+_SIZE_LINES: Final = [b""] * (len(b"%x" % MAX_SMALL_CHUNK) + 5 + MAX_SMALL_CHUNK)
+"""bytes of a whole chunk on the wire -> the size line it begins with in plain hexadecimal; empty: there is none"""
 for _size in range(1, MAX_SMALL_CHUNK + 1):
-    _USUAL_LINES[len(b"%x" % _size) + 4 + _size] = b"%x\r\n" % _size
+    _SIZE_LINES[len(b"%x" % _size) + 4 + _size] = b"%x\r\n" % _size
 
 
 def payload_at(read: bytes) -> int:
-    """Where the payload of a read begins that by its length and its size line is exactly one small chunk, if CRLF ends
-    it; 0 for any other."""
+    """Where the payload begins in a read that is exactly one small chunk, as `Chunked` finds too; 0 for any other, and
+    where the size line says more than the size."""
     size = len(read)
-    if size >= len(_USUAL_LINES):
+    if size >= len(_SIZE_LINES):
         return 0
-    line = _USUAL_LINES[size]
+    line = _SIZE_LINES[size]
     at = len(line)
-    return at if at and read[:at] == line else 0
+    if not at or read[size - 2 :] != _CRLF:
+        return 0
+    return at if read[:at] == line or read[:at].lower() == line else 0
 
 
 class FramingError(Exception):

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from engines.dialects import Observer
-from proxy.framing import SMALL_CHUNKS
+from proxy.framing import payload_at
 
 _FOUND: Final = {int}
 """kinds of reads where each was a plain token event"""
@@ -34,5 +34,5 @@ def _counted(reads: list[Any], reader: Observer) -> list[int]:
             reader.note(found)
             counts += [1] * found
         else:
-            counts += reader.feed_each([read[SMALL_CHUNKS[len(read)][0] : -2] for read in run])
+            counts += reader.feed_each([read[payload_at(read) : -2] for read in run])
     return counts

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, cast
 
 from engines.shapes import Shape
 from proxy.config import Target
-from proxy.framing import EVENT_CHUNK_END, SMALL_CHUNKS, payload_at
+from proxy.framing import EVENT_CHUNK_END, payload_at
 from proxy.health import Health
 from proxy.refusal import Refusal
 from traces.seams import Connect, NowNs
@@ -81,18 +81,17 @@ class Upstream:
         now = self._now_ns()
         pass_on = self._pass_on
         if pass_on is not None:
+            at = payload_at(data)
             shape = self.shape
-            if shape is not None and (at := payload_at(data)) and shape.is_rest(data, at):
+            if at and shape is not None and shape.is_event(data, at, len(data) - 2):
                 pass_on(data)
                 self._note(now, len(data), MAX_NOTED)
                 return
-            small = SMALL_CHUNKS.get(len(data))
-            if small is not None and data.startswith(small[1]) and data.endswith(EVENT_CHUNK_END):
-                special = self._special
-                if special is None or data.rfind(special) < 0:
-                    pass_on(data)
-                    self._note(now, data, self._most)
-                    return
+            special = self._special
+            if at and data.endswith(EVENT_CHUNK_END) and (special is None or data.rfind(special) < 0):
+                pass_on(data)
+                self._note(now, data, self._most)
+                return
         if self.receiver is not None:
             if self._mute:
                 self._mute = False

@@ -30,7 +30,7 @@ from joulegraph.validation.worlds import world, world_seed
 
 EVALUATION = (101, 202, 303)
 DEFAULT_SEEDS = 3
-"""A seed is one board: the share of a mix that lies within its intervals differs by four points between two of them"""
+"""A seed is one board and one client: what share of a mix lies within its intervals differs from one to the next"""
 NAMES = {"linear": "mixes", "independent": "independent"}
 """truths, and what their table is called"""
 NAIVE = ("equal", "time", "tokens", "output_tokens")

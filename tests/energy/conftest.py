@@ -41,7 +41,7 @@ _H100 = {
 class FakeCard:
     """The table: card["INSTANT_MW"] = 500_000. `env` makes child processes load the fake library."""
 
-    def __init__(self, path: Path, library: Path) -> None:
+    def __init__(self, path: Path, built: Path) -> None:
         text = SOURCE.read_text()
         names = re.search(r"enum \{\s*(INIT_RETURN.*?)\};", text, re.DOTALL)
         assert names
@@ -50,8 +50,8 @@ class FakeCard:
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
         self._slots = memoryview(self._map).cast("q")
-        self.library = library
-        self.env = {**os.environ, "FAKE_NVML": str(path), "LD_LIBRARY_PATH": str(library.parent)}
+        self.built = built
+        self.env = {**os.environ, "FAKE_NVML": str(path), "LD_LIBRARY_PATH": str(built.parent)}
         for name, value in _H100.items():
             self[name] = value
 
@@ -80,8 +80,8 @@ def card(tmp_path: Path, fake_library: Path) -> FakeCard:
 @pytest.fixture
 def nvml(card: FakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """A private copy of nvidia-ml-py bound to a private copy of the fake library (so that each test has its card)."""
-    library = tmp_path / "libfake.so"
-    shutil.copy(card.library, library)
+    own = tmp_path / "libfake.so"
+    shutil.copy(card.built, own)
     spec = importlib.util.find_spec("pynvml")
     assert spec is not None
     assert spec.origin is not None
@@ -92,7 +92,7 @@ def nvml(card: FakeCard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     monkeypatch.setitem(sys.modules, "private_pynvml", module)  # nvidia-ml-py looks itself up while loading
     private.loader.exec_module(module)
     monkeypatch.setenv("FAKE_NVML", card.env["FAKE_NVML"])
-    module.nvmlLib = CDLL(str(library))
+    module.nvmlLib = CDLL(str(own))
     module.nvmlInit()
     yield module
     module.nvmlShutdown()
