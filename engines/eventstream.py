@@ -43,7 +43,7 @@ class StreamObserver(Observer):
 
     def feed(self, body: bytes) -> int:
         shape = self._shape
-        if shape is not None and self._splitter.at_border and shape.is_event(body, 0, len(body)):  # the hot path
+        if shape is not None and self._splitter.at_border and shape.is_event(body, 0, shape.ending):  # the hot path
             if self.keeps_text:
                 self.add_text(_unquote(body[shape.at : string_end(body, shape.at)]))
             self.tokens += 1

@@ -50,24 +50,24 @@ class Template:
 class Shape:
     """The bytes around the text of one stream's plain token events."""
 
-    __slots__ = ("_close", "at", "between", "ending", "frame", "prefix", "suffix", "template")
+    __slots__ = ("at", "between", "ending", "frame", "prefix", "suffix", "template")
 
     def __init__(self, prefix: bytes, template: Template) -> None:
         self.prefix = prefix
         self.template = template
         self.suffix = suffix = template.suffix
-        self.ending = ending = template.ending
-        self.between = ending + prefix
+        self.ending = template.ending
+        self.between = self.ending + prefix
         """end of a plain token event and beginning of the next"""
         self.at = at = len(prefix)
         """where the text begins"""
         self.frame = at + len(suffix)
-        self._close = len(ending)
 
-    def is_event(self, read: bytes, start: int, end: int) -> bool:
-        """Whether what stands between two places of a read is one plain token event, whole."""
-        text, close = start + self.at, end - self._close
-        if close <= text or read[start:text] != self.prefix or read[close:end] != self.ending:
+    def is_event(self, read: bytes, start: int, ending: bytes) -> bool:
+        """Whether a read is one plain token event from `start` on, whole, and what follows it. ending: our own, and
+        what is to follow."""
+        text, close = start + self.at, len(read) - len(ending)
+        if close <= text or read[start:text] != self.prefix or read[close:] != ending:
             return False
         said = read[text:close]
         return said[0] != _QUOTE and _LF not in said and _CR not in said  # a quote: no text in it

@@ -1,4 +1,4 @@
-"""One request's life, as events with their instants: in goes what the shells saw, out comes the RequestRecord's row.
+"""One request's life, as events with their instants: in goes what the shells saw, and proxy.row tells it.
 
 Lives here: the times, sizes and token counts of one exchange, and the reading of the reply's usage through
 engines.dialects. Every read is stamped by the caller before anything in it is parsed. May not know: sockets, the clock,
@@ -12,31 +12,26 @@ from itertools import compress
 from operator import sub
 from typing import Any, Final
 
-from engines.dialects import EngineMetrics, Observer, Usage, observer
+from engines.dialects import Observer, observer
 from engines.shapes import Shape
 from proxy.content import RequestFacts
 from proxy.heads import RequestHead
-from proxy.readlog import said
+from proxy.readlog import ReadLog, said
 from traces.records import Outcome
 from traces.tags import Tag
-from traces.workflow import Dep, dep_row
+from traces.workflow import Dep
 
 MAX_LISTED: Final = 128
 """reads of a reply that are kept in lists: quicker than arrays, and three times as long"""
-_NO_LOG: Final[list[Any]] = []
-NO_TAG: Final = Tag()
-NO_FACTS: Final = RequestFacts()
-NO_USAGE: Final = Usage()
-NO_METRICS: Final = EngineMetrics()
 
 
 class Exchange:
-    """Events in, one row out. Instants are monotonic ns; None until the event happened."""
+    """What was seen. Instants are monotonic ns; None until the event happened."""
 
     __slots__ = (
-        "_last_ns", "_observer", "_settled", "_unmade", "body", "bytes_in", "bytes_out", "deadline_ns", "edges",
-        "error", "facts", "fresh", "head", "last_read", "log", "note", "outcome", "parsed", "read_sizes",
-        "read_times", "read_tokens", "reused", "status", "stream", "t_arrival_ns", "t_body_ns", "t_end_ns",
+        "_observer", "_settled", "_unmade", "body", "bytes_in", "bytes_out", "deadline_ns", "edges",
+        "error", "facts", "fresh", "head", "last_read", "note", "outcome", "parsed", "read_sizes",
+        "read_times", "read_tokens", "reads", "reused", "status", "stream", "t_arrival_ns", "t_body_ns", "t_end_ns",
         "t_first_byte_ns", "t_first_token_ns", "t_head_ns", "t_last_token_ns", "t_queue_ns", "t_upstream_ns", "tag",
         "tagged", "tokens", "unread", "upstream", "usage_spliced", "watcher",
     )  # fmt: skip
@@ -85,16 +80,14 @@ class Exchange:
         self.bytes_out = 0
         """reply body bytes read from the engine so far, framing included"""
         self.tokens = 0
-        self.log: list[Any] = _NO_LOG
-        """reads of a stream that passed the short way: instant, read, instant ...; in place of a read that was found to
-        be one plain token event, its size"""
+        self.reads = ReadLog(t_arrival_ns)
+        """of a stream, those that passed the short way"""
         self.last_read: tuple[int, int, bytes] | None = None
         """the one after those, which ended the reply, where it was walked: instant, bytes, payload"""
         self._unmade: tuple[str, bool] | None = None
         """what a stream's observer is to be, until the first of the reply is looked at"""
         self._observer: Observer | None = None
         self._settled = False
-        self._last_ns = t_arrival_ns
         self.read_times: list[int] | array[int] = []
         """ns between the reads of the reply, the first since arrival"""
         self.read_sizes: list[int] | array[int] = []
@@ -115,7 +108,7 @@ class Exchange:
         self.status = status
         self.stream = event_stream
         if event_stream:
-            self.log = []
+            self.reads.begin()
         if self.watcher is not None:
             self._observer = self.watcher
             return
@@ -138,10 +131,8 @@ class Exchange:
 
     def look(self) -> int:
         """Look at what was read so far. Token events in what was not looked at before."""
-        log, last, tokens = self.log, self.last_read, 0
-        if log:
-            tokens = self._look_at(log)
-            log.clear()
+        last = self.last_read
+        tokens = self._note_tokens() + self._look_at_kept()
         if last is not None:
             self.last_read = None
             tokens += self.read(*last)
@@ -149,8 +140,7 @@ class Exchange:
 
     def read(self, now_ns: int, size: int, payload: bytes) -> int:
         """One read of the reply: `size` bytes as they came, `payload` without framing. Token events in it."""
-        self.read_times.append(now_ns - self._last_ns)
-        self._last_ns = now_ns
+        self.read_times.append(self.reads.gap(now_ns))
         self.read_sizes.append(size)
         self.bytes_out += size
         tokens = 0
@@ -164,17 +154,43 @@ class Exchange:
         self.read_tokens.append(tokens)
         return tokens
 
-    def _look_at(self, log: list[Any]) -> int:
-        """Reads of one small chunk of whole events each. Token events in them."""
-        times, reads = log[::2], log[1::2]
-        self.read_times.extend(list(map(sub, times, [self._last_ns, *times])))
-        self._last_ns = times[-1]
-        sizes, counts = said(reads, self._reader())
+    def _note_tokens(self) -> int:
+        """Reads of one plain token event each. How many."""
+        log = self.reads
+        if not log.plain:
+            return 0
+        gaps, sizes = log.plain[::2], log.plain[1::2]
+        log.plain.clear()
+        found = len(gaps)
+        if self.t_first_token_ns is None:
+            self.t_first_token_ns = log.last_ns - sum(gaps) + gaps[0]
+        self.t_last_token_ns = log.last_ns
+        reader = self._reader()
+        assert reader is not None  # it told what they look like
+        reader.note(found)
+        self.tokens += found
+        self.read_times.extend(gaps)
+        self._extend(sizes, [1] * found)
+        return found
+
+    def _extend(self, sizes: list[int], tokens: list[int]) -> None:
         self.read_sizes.extend(sizes)
         self.bytes_out += sum(sizes)
-        self.read_tokens.extend(counts)
+        self.read_tokens.extend(tokens)
         if len(self.read_sizes) > MAX_LISTED and type(self.read_sizes) is list:
             self._pack()
+
+    def _look_at_kept(self) -> int:
+        """Reads of one small chunk of whole events each. Token events in them."""
+        log = self.reads.kept
+        if not log:
+            return 0
+        times, reads = log[::2], log[1::2]
+        log.clear()
+        self.read_times.extend(list(map(sub, times, [self.reads.last_ns, *times])))
+        self.reads.last_ns = times[-1]
+        sizes, counts = said(reads, self._reader())
+        self._extend(sizes, counts)
         total = sum(counts)
         if total:
             self.tokens += total
@@ -229,74 +245,3 @@ class Exchange:
         """What edges call it: its node, else its request id."""
         tag = self.tag
         return self.head.request_id if tag is None else tag.node_id or self.head.request_id
-
-    def row(self) -> dict[str, Any]:
-        """Everything seen, once the exchange has ended: the fields of RequestRecord as they are journalled.
-
-        A plain dict because building and serialising it costs a third of what the dataclass does.
-        """
-        seen = self.settled()
-        head, facts = self.head, self.facts or NO_FACTS
-        tag = self.tag if self.tag is not None else NO_TAG
-        usage = seen.usage if seen is not None else NO_USAGE
-        metrics = (seen.metrics if seen is not None else None) or NO_METRICS
-        return {
-            "request_id": head.request_id,
-            "workflow_id": tag.workflow_id,
-            "node_id": None if self.tag is None else self.name,
-            "outcome": self.outcome,
-            "t_arrival_ns": self.t_arrival_ns,
-            "t_end_ns": self.t_end_ns,
-            "agent_id": tag.agent_id,
-            "class_name": tag.class_name,
-            "deps": [dep_row(d) for d in (*tag.parents, *self.edges)] if tag.parents or self.edges else [],
-            "tag_source": tag.source,
-            "session_id": tag.session_id,
-            "parent_agent_id": tag.parent_agent_id,
-            "method": head.method,
-            "path": head.path,
-            "api": head.api,
-            "model": facts.model,
-            "stream": facts.stream,
-            "t_head_ns": self.t_head_ns,
-            "t_body_ns": self.t_body_ns,
-            "t_queue_ns": self.t_queue_ns,
-            "t_upstream_ns": self.t_upstream_ns,
-            "upstream": self.upstream,
-            "upstream_reused": self.reused,
-            "t_first_byte_ns": self.t_first_byte_ns,
-            "t_first_token_ns": self.t_first_token_ns,
-            "t_last_token_ns": self.t_last_token_ns,
-            "status": self.status,
-            "finish_reason": seen.finish_reason if seen is not None else None,
-            "error": self.error or (seen.error if seen is not None else None),
-            "response_id": seen.response_id if seen is not None else None,
-            "prompt_tokens": usage.prompt_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "reasoning_tokens": usage.reasoning_tokens,
-            "engine_queue_ns": metrics.queue_ns,
-            "engine_prefill_ns": metrics.prefill_ns,
-            "engine_decode_ns": metrics.decode_ns,
-            "draft_tokens": metrics.draft_tokens,
-            "accepted_tokens": metrics.accepted_tokens,
-            "read_dt_ns": list(self.read_times),
-            "read_bytes": list(self.read_sizes),
-            "read_tokens": list(self.read_tokens),
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-            "usage_spliced": self.usage_spliced,
-            "note": self.note,
-            "max_tokens": facts.max_tokens,
-            "sampling": facts.sampling,
-            "messages": facts.messages,
-            "block_hashes": facts.block_hashes,
-            "tool_call_ids": seen.tool_call_ids if seen is not None else (),
-            "previous_response_id": facts.named.previous_response,
-            "content": self._content(facts, seen),
-        }
-
-    def _content(self, facts: RequestFacts, seen: Observer | None) -> dict[str, Any] | None:
-        if facts.content is None:
-            return None
-        return {**facts.content, "output": seen.text if seen is not None else None}

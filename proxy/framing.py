@@ -14,7 +14,7 @@ from typing import Final, Protocol
 CHUNK_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[^\r\n\x00]*)?\r\n")
 MAX_SIZE_LINE: Final = 4096
 MAX_TRAILERS: Final = 16_384
-_CRLF: Final = b"\r\n"
+CRLF: Final = b"\r\n"
 EVENT_CHUNK_END: Final = b"\n\n\r\n"
 """how a chunk ends that ends with a server-sent event"""
 MAX_SMALL_CHUNK: Final = 1024
@@ -27,15 +27,13 @@ for _size in range(1, MAX_SMALL_CHUNK + 1):
 
 
 def payload_at(read: bytes) -> int:
-    """Where the payload begins in a read that is exactly one small chunk, as `Chunked` finds too; 0 for any other, and
-    where the size line says more than the size."""
+    """Where the payload begins in a read that is exactly one small chunk, as `Chunked` finds too, provided that CRLF
+    ends it, which is not looked at; 0 for any other, and where the size line says more than the size."""
     size = len(read)
     if size >= len(_SIZE_LINES):
         return 0
     line = _SIZE_LINES[size]
     at = len(line)
-    if not at or read[size - 2 :] != _CRLF:
-        return 0
     return at if read[:at] == line or read[:at].lower() == line else 0
 
 
@@ -137,7 +135,7 @@ class Chunked:
             if match is not None:
                 start = match.end()
                 length = int(match[1], 16)
-                if length and start + length + 2 == size and data.endswith(_CRLF):
+                if length and start + length + 2 == size and data.endswith(CRLF):
                     return data[start:-2]
         return self._walk(data)
 
@@ -163,14 +161,14 @@ class Chunked:
         match = CHUNK_SIZE.match(buffer, at)
         if match is None:
             rest = buffer[at:]
-            if _CRLF in rest or len(rest) > MAX_SIZE_LINE:
+            if CRLF in rest or len(rest) > MAX_SIZE_LINE:
                 raise FramingError(f"bad chunk size line {rest[:32]!r}")
             self._carry = rest
             return len(buffer)
         length, start = int(match[1], 16), match.end()
         if not length:
             self._trailers = True
-        elif buffer.startswith(_CRLF, start + length):
+        elif buffer.startswith(CRLF, start + length):
             pieces.append(buffer[start : start + length])
             return start + length + 2
         else:
@@ -186,7 +184,7 @@ class Chunked:
             self._left -= stop - at
             at = stop
         while self._left in (1, 2) and at < size:
-            if buffer[at] != _CRLF[2 - self._left]:
+            if buffer[at] != CRLF[2 - self._left]:
                 raise FramingError(f"chunk is longer than its size line says, near {buffer[at : at + 16]!r}")
             self._left -= 1
             at += 1
@@ -203,7 +201,7 @@ class Chunked:
 
 def trailers_end(buffer: bytes, at: int) -> int | None:
     """Where the message ends, `at` being just behind the last-chunk's size line; None while that is not known."""
-    if buffer.startswith(_CRLF, at):
+    if buffer.startswith(CRLF, at):
         return at + 2
     found = buffer.find(b"\r\n\r\n", at)
     if found >= 0:

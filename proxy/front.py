@@ -18,7 +18,7 @@ from proxy.hub import Hub
 from proxy.reading import Intake
 from proxy.refusal import Refusal, refusal_reply
 from proxy.relay import Relay
-from proxy.straight import straight
+from proxy.straight import Straight
 from proxy.timers import LINGER_NS, STALL_NS, overdue
 from proxy.tunnel import Tunnel
 from proxy.upstream import hold
@@ -33,7 +33,7 @@ class Front:
     __slots__ = (
         "_buffer_body", "_closing_ns", "_held_ns", "_hub", "_idle_ns", "_intake", "_now_ns", "_paused_ns", "_streaming",
         "_t_first_ns", "_transport", "_tunnel", "_upload_paused", "close_after", "exchange", "paused", "relay", "send",
-        "write",
+        "straight",
     )  # fmt: skip
 
     def __init__(self, hub: Hub) -> None:
@@ -44,8 +44,8 @@ class Front:
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.send: Callable[[bytes], None]
         """write to the client at the end of this turn of the loop"""
-        self.write: Callable[[bytes], None]
-        """write now: only where nothing for this client is kept back"""
+        self.straight: Straight
+        """write to the client now: only where the outbox keeps nothing for it"""
         self._tunnel: Tunnel | None = None
         self._closing_ns: int | None = None
         self._paused_ns = 0
@@ -69,7 +69,7 @@ class Front:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.send = partial(self._hub.outbox.put, self._transport)
-        self.write = straight(self._transport)
+        self.straight = Straight(self._transport)
         self._idle_ns = self._now_ns()
         hub = self._hub
         hub.fronts.add(self)
@@ -79,6 +79,7 @@ class Front:
 
     def connection_lost(self, error: Exception | None) -> None:
         self._hub.fronts.discard(self)
+        self.straight.close()
         self._closing_ns = 0
         if self._tunnel is not None:
             self._tunnel.client_lost()

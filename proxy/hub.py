@@ -20,6 +20,7 @@ from proxy.lineage import Lineage
 from proxy.outbox import Outbox
 from proxy.page import Page
 from proxy.parrot import Parrot
+from proxy.row import row
 from proxy.rowline import line
 from proxy.study import find_tag, read_request
 from proxy.upstream import Pool
@@ -31,14 +32,21 @@ if TYPE_CHECKING:
     from proxy.relay import Relay
 
 SWEEP_S: Final = 0.5
-LATER_S: Final = 0.02
+LATER_S: Final = 0.05
 MAX_LATER: Final = 16
 """requests are read and recorded this much later, or once so many wait: one at a time, between two system calls, it
 costs three times as much as in a row, and a reply that is on its way does not wait for it"""
 MAX_LOOK: Final = 64 << 10
 """bytes of request bodies that are read in one turn of the loop (or one longer body): replies do not wait for more.
-What has no body, or a short one, counts as the share of one of `MAX_LATER`; a stream, whose reads are still to be
-looked at, as all of it"""
+What has no body, or a short one, counts as the share of one of `MAX_LATER`; a stream as a quarter of it, or as all of
+it where reads are still to be looked at"""
+
+
+def _weight(exchange: Exchange) -> int:
+    """What it takes to read or record it, as bytes of bodies."""
+    if exchange.stream:
+        return MAX_LOOK if exchange.reads.kept else MAX_LOOK // 4
+    return max(len(exchange.body), MAX_LOOK // MAX_LATER)
 
 
 class Hub:
@@ -156,7 +164,7 @@ class Hub:
         """Do what waits, in order; the rest in the next turn once `most` bytes of bodies were read."""
         waiting, self._waiting = self._waiting, []
         for at, (work, exchange) in enumerate(waiting, 1):
-            most -= MAX_LOOK if exchange.stream else max(len(exchange.body), MAX_LOOK // MAX_LATER)
+            most -= _weight(exchange)
             try:
                 work(exchange)
             except Exception as error:  # noqa: BLE001 - as above
@@ -216,8 +224,7 @@ class Hub:
         self.page.set("queued", self.gate.queued)
 
     def _write_down(self, exchange: Exchange) -> None:
-        if exchange.log or exchange.last_read is not None:
-            self.look_at_reads(exchange)
+        self.look_at_reads(exchange)
         self._unread.pop(exchange, None)
         read_request(exchange, self.config, self.lineage)
         seen, tag = exchange.settled(), exchange.tag
@@ -232,11 +239,11 @@ class Hub:
                 self.lineage.learn(exchange.name, workflow, response, seen.tool_call_ids)
         self.page.ended(exchange, prompt_tokens)
         if self.parrot is not None:
-            self.parrot.take(exchange, exchange.row())
+            self.parrot.take(exchange, row(exchange))
         elif self._write_line is not None:
             self._write_line(line(exchange))
         else:
-            self._write(exchange.row())
+            self._write(row(exchange))
 
     async def idle(self) -> None:
         """Until every exchange is recorded."""

@@ -175,7 +175,7 @@ class Relay:
             reusable = reply.head.keep_alive and not reply.closes and reply.used == len(data)
             self._complete(reply.head, now, reusable=reusable)
             return
-        if exchange.log:
+        if exchange.reads.waits():
             self.look()
         self._hub.page.tokens(exchange.read(now, reply.used, payload))
         if exchange.stream:
@@ -185,7 +185,7 @@ class Relay:
         """A stream's bytes go out at once, in order; others with those of this turn."""
         if self.exchange.stream:
             self._hub.outbox.send()
-            self.front.write(data)
+            self.front.straight.write(data)
         else:
             self.front.send(data)
 
@@ -196,15 +196,23 @@ class Relay:
             return
         if reply.at_border:
             exchange, special = self.exchange, reply.special
-            connection.shorten(self.front.write, special, exchange.log, exchange.plain(special))
+            connection.shorten(self.front.straight, special, exchange.reads, exchange.plain(special))
         else:
             connection.lengthen()
+
+    def first(self, now: int, size: int, payload: bytes) -> None:
+        """The first read that passed the short way."""
+        self._hub.page.tokens(self.exchange.read(now, size, payload))
+        self._recognise()
 
     def look(self) -> None:
         """Look at the reads that passed the short way."""
         self._hub.look_at_reads(self.exchange)
+        self._recognise()
+
+    def _recognise(self) -> None:
         if self.connection is not None and self._reply is not None:
-            self.connection.shape = self.exchange.plain(self._reply.special)
+            self.connection.recognise(self.exchange.plain(self._reply.special))
 
     def _client_head(self, head: ReplyHead, *, unchunk: bool, closes: bool) -> bytes:
         """The reply's head for the client, once it is whole. `closes`: only the connection's end ends the body."""

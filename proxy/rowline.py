@@ -1,7 +1,7 @@
 """The journal line of an exchange, for half of what its row and the row's JSON cost.
 
 What most requests share (route, tag's kind, model, outcome) is encoded once and kept; only what differs is encoded
-each time. A line says exactly what `Exchange.row` says, which a property test holds; whatever is not as usual (errors,
+each time. A line says exactly what `row` says, which a property test holds; whatever is not as usual (errors,
 edges, notes, engine metrics, tool calls, text) is written from the row itself. May not know: sockets, clocks, files.
 """
 
@@ -12,7 +12,8 @@ from typing import Any, Final
 import orjson
 
 from proxy.content import NOTHING_NAMED
-from proxy.exchange import NO_FACTS, NO_TAG, Exchange
+from proxy.exchange import Exchange
+from proxy.row import NO_FACTS, NO_TAG, row
 
 MAX_SHARED: Final = 512
 _SHARED: Final[dict[tuple[Any, ...], bytes]] = {}
@@ -65,7 +66,7 @@ def line(exchange: Exchange) -> bytes:
         or facts.content is not None
         or facts.named is not NOTHING_NAMED
     ):
-        return orjson.dumps(exchange.row(), option=orjson.OPT_APPEND_NEWLINE)
+        return orjson.dumps(row(exchange), option=orjson.OPT_APPEND_NEWLINE)
     head, usage = exchange.head, seen.usage
     key = (
         tag[3:],  # agent, class, source, session, parent agent

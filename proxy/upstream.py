@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from engines.shapes import Shape
 from proxy.config import Target
-from proxy.framing import EVENT_CHUNK_END, payload_at
+from proxy.framing import CRLF, EVENT_CHUNK_END, payload_at
 from proxy.health import Health
+from proxy.readlog import ReadLog
 from proxy.refusal import Refusal
+from proxy.straight import Straight
 from traces.seams import Connect, NowNs
 
 
@@ -25,6 +26,9 @@ class Receiver(Protocol):
 
     def received(self, data: bytes, now: int) -> None:
         """One read, as it came, and when."""
+
+    def first(self, now: int, size: int, payload: bytes) -> None:
+        """The first read that passed the short way; what plain events look like is to be known soon."""
 
     def look(self) -> None:
         """Look at the reads that passed the short way."""
@@ -36,12 +40,11 @@ class Receiver(Protocol):
         """The engine is slow to take the request body."""
 
 
-MAX_LOG: Final = 64
-"""entries of a log: 32 reads of at most 1 KB are kept before they are looked at"""
-FIRST_LOG: Final = 2
-"""entries of the first log of a stream: what its plain events look like is to be known soon"""
-MAX_NOTED: Final = 128
-"""entries of a log that ends with a read of which only the size is kept"""
+MAX_LOG: Final = 32
+"""reads of at most 1 KB that are kept before they are looked at"""
+MAX_NOTED: Final = 64
+"""reads that wait, where the last is one of which only the size is kept"""
+_NO_LOG: Final = ReadLog(0)
 
 
 class Upstream:
@@ -54,8 +57,8 @@ class Upstream:
     """
 
     __slots__ = (
-        "_log", "_most", "_mute", "_now_ns", "_pass_on", "_special", "idle_since_ns", "pool", "receiver", "shape",
-        "transport",
+        "_client", "_ending", "_first", "_log", "_mute", "_now_ns", "_shape", "_special", "idle_since_ns", "pool",
+        "receiver", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -64,12 +67,16 @@ class Upstream:
         self._mute = True
         """no byte came yet"""
         self.receiver: Receiver | None = None
-        self._pass_on: Callable[[bytes], None] | None = None
+        self._client: Straight | None = None
+        """to whom reads go the short way"""
         self._special: bytes | None = None
-        self.shape: Shape | None = None
+        self._shape: Shape | None = None
         """of plain token events, while everything that passed was whole events"""
-        self._log: list[Any] = []
-        self._most = MAX_LOG
+        self._ending = b""
+        """its own, and that of the chunk around it"""
+        self._log = _NO_LOG
+        self._first = True
+        """no event of the stream was looked at"""
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.idle_since_ns = 0
 
@@ -79,18 +86,23 @@ class Upstream:
 
     def data_received(self, data: bytes) -> None:
         now = self._now_ns()
-        pass_on = self._pass_on
-        if pass_on is not None:
+        client = self._client
+        if client is not None:
             at = payload_at(data)
-            shape = self.shape
-            if at and shape is not None and shape.is_event(data, at, len(data) - 2):
-                pass_on(data)
-                self._note(now, len(data), MAX_NOTED)
+            shape = self._shape
+            if at and shape is not None and shape.is_event(data, at, self._ending):
+                client.again(data)
+                if self._log.token(now, len(data)) >= MAX_NOTED:
+                    self._look()
                 return
             special = self._special
             if at and data.endswith(EVENT_CHUNK_END) and (special is None or data.rfind(special) < 0):
-                pass_on(data)
-                self._note(now, data, self._most)
+                client.again(data)
+                if self._first and self.receiver is not None:
+                    self._first = False
+                    self.receiver.first(now, len(data), data[at:-2])
+                elif self._log.keep(now, data) >= MAX_LOG:
+                    self._look()
                 return
         if self.receiver is not None:
             if self._mute:
@@ -101,18 +113,13 @@ class Upstream:
             # bytes nobody asked for: whatever they are, they must not become the start of the next reply
             self.pool.discard(self)
 
-    def _note(self, now: int, kept: int | bytes, most: int) -> None:
-        """A read went on; its receiver looks when the log has so many entries."""
-        log = self._log
-        log.append(now)
-        log.append(kept)
-        if len(log) >= most and self.receiver is not None:
-            self._most = MAX_LOG
+    def _look(self) -> None:
+        if self.receiver is not None:
             self.receiver.look()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.pool.forget(self)
-        receiver, self.receiver, self._pass_on = self.receiver, None, None
+        receiver, self.receiver, self._client = self.receiver, None, None
         if receiver is not None:
             if self._mute:
                 self.pool.health.died(self._now_ns())
@@ -131,20 +138,25 @@ class Upstream:
 
     def abort(self) -> None:
         """Leave at once; the receiver is not told."""
-        self.receiver = self._pass_on = None
+        self.receiver = self._client = None
         self.transport.abort()
 
-    def shorten(
-        self, pass_on: Callable[[bytes], None], special: bytes | None, log: list[Any], shape: Shape | None
-    ) -> None:
-        """The reply is between two chunks: whole ones may go the short way, unless these bytes are in them. The log is
-        flat: instant, read, instant, read ...; in place of a read of that shape stands its size."""
-        self._pass_on, self._special, self._log, self.shape = pass_on, special, log, shape
-        self._most = MAX_LOG if shape is not None else FIRST_LOG
+    def shorten(self, client: Straight, special: bytes | None, log: ReadLog, shape: Shape | None) -> None:
+        """The reply is between two chunks: whole ones may go the short way, unless these bytes are in them. Of a
+        read of that shape the log gets the size."""
+        self._client, self._special, self._log = client, special, log
+        self.recognise(shape)
+        self._first = shape is None
+
+    def recognise(self, shape: Shape | None) -> None:
+        """What plain token events look like by now."""
+        if shape is not self._shape:
+            self._shape = shape
+            self._ending = b"" if shape is None else shape.ending + CRLF
 
     def lengthen(self) -> None:
         """Every read goes to the receiver."""
-        self._pass_on = None
+        self._client = None
 
 
 def hold(transport: asyncio.Transport, paused: bool) -> None:

@@ -14,6 +14,7 @@ from proxy.config import ProxyConfig
 from proxy.exchange import Exchange
 from proxy.heads import RequestHead, read_request
 from proxy.page import Page
+from proxy.row import row as row_of
 from traces.records import RequestRecord, from_row
 from traces.status import StatusReader
 
@@ -33,7 +34,7 @@ def test_a_request_that_never_reached_the_engine() -> None:
     exchange = Exchange(head(), 100, 110)
     exchange.end("rejected", 150, "too large")
     exchange.end("ok", 999)  # only the first end counts
-    row = exchange.row()
+    row = row_of(exchange)
     assert row.keys() == {f.name for f in fields(RequestRecord)}
     record = from_row(RequestRecord, row)
     assert (record.outcome, record.t_end_ns, record.error) == ("rejected", 150, "too large")
@@ -43,7 +44,7 @@ def test_a_request_that_never_reached_the_engine() -> None:
 
 def test_no_row_before_the_end() -> None:
     with pytest.raises(RuntimeError):
-        Exchange(head(), 1, 1).row()
+        row_of(Exchange(head(), 1, 1))
 
 
 reads = st.lists(st.tuples(st.integers(0, 10**9), st.lists(st.text(max_size=3), max_size=3)), max_size=12)
@@ -65,7 +66,7 @@ def test_reads_add_up(script: list[tuple[int, list[str]]], framing: int) -> None
         if count:
             first, last = now if first is None else first, now
     exchange.end("ok", now)
-    record: Any = from_row(RequestRecord, orjson.loads(orjson.dumps(exchange.row())))
+    record: Any = from_row(RequestRecord, orjson.loads(orjson.dumps(row_of(exchange))))
     assert sum(record.read_dt_ns) == now - 1_000
     assert (sum(record.read_bytes), record.bytes_out) == (size, size)
     assert sum(record.read_tokens) == tokens
@@ -87,8 +88,8 @@ def test_a_compressed_reply_is_not_understood_and_says_so() -> None:
     exchange.reply(200, False, True, keep_text=False)
     exchange.read(5, 10, b"\x1f\x8b")
     exchange.end("ok", 6)
-    assert "compressed" in exchange.row()["note"]
-    assert exchange.row()["completion_tokens"] is None
+    assert "compressed" in row_of(exchange)["note"]
+    assert row_of(exchange)["completion_tokens"] is None
 
 
 def test_a_reply_is_read_to_its_end_once() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.hub import MAX_LOOK
+from proxy.hub import LATER_S, MAX_LOOK
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 SSE_HEAD = (
@@ -781,7 +781,7 @@ def test_a_request_under_way_is_read_soon_and_its_body_let_go(rig: Any, post: An
         await engine.has(b'"hi"')
         front = next(iter(r.proxy._hub.fronts))
         exchange = front.exchange
-        await r.sleep(0.021)
+        await r.sleep(LATER_S + 0.001)
         assert (exchange.unread, exchange.body, exchange.facts.model) == (False, b"", "m")
 
     rig(scenario)
@@ -826,9 +826,31 @@ def test_many_reads_are_kept_packed(rig: Any, post: Any) -> None:
     rig(scenario)
 
 
-def test_streams_that_ended_are_recorded_one_a_turn(rig: Any, post: Any) -> None:
+def test_streams_that_ended_are_recorded_four_a_turn(rig: Any, post: Any) -> None:
+    async def scenario(r: Any) -> None:
+        clients = [await r.client(post(ASKED)) for _ in range(9)]
+        for client in clients:
+            await client.has(b"0\r\n\r\n")
+        r.proxy._hub._catch_up(MAX_LOOK)
+        counts = [len(r.records)]
+        for _ in range(2):
+            await r.sleep(0)
+            counts.append(len(r.records))
+        assert counts == [4, 8, 9]
+
+    rig(scenario, on_data=answer(SSE_HEAD + chunk(token("a")) + chunk(DONE) + b"0\r\n\r\n"))
+
+
+def test_streams_with_reads_to_look_at_are_recorded_one_a_turn(rig: Any, post: Any) -> None:
     async def scenario(r: Any) -> None:
         clients = [await r.client(post(ASKED)) for _ in range(3)]
+        await r.sleep(0.001)
+        assert len(r.engine) == 3
+        for engine in r.engine:
+            await engine.has(b'"messages"')
+            for piece in (SSE_HEAD, *[chunk(token("a") + token("b"))] * 3, chunk(DONE) + b"0\r\n\r\n"):
+                engine.send(piece)
+                await r.sleep(0.001)
         for client in clients:
             await client.has(b"0\r\n\r\n")
         r.proxy._hub._catch_up(MAX_LOOK)
@@ -838,4 +860,4 @@ def test_streams_that_ended_are_recorded_one_a_turn(rig: Any, post: Any) -> None
             counts.append(len(r.records))
         assert counts == [1, 2, 3]
 
-    rig(scenario, on_data=answer(SSE_HEAD + chunk(token("a")) + chunk(DONE) + b"0\r\n\r\n"))
+    rig(scenario)

@@ -14,6 +14,7 @@ from proxy.config import ProxyConfig
 from proxy.content import RequestFacts, read_facts
 from proxy.exchange import Exchange
 from proxy.heads import RequestHead, read_request
+from proxy.row import row as row_of
 from proxy.rowline import line
 from traces.tags import Tag
 from traces.workflow import Dep
@@ -102,7 +103,7 @@ def test_a_line_says_what_the_row_says(odd: str | None, data: st.DataObject) -> 
         assert written.endswith(b"}\n")
         assert written.count(b"\n") == 1
         said = orjson.loads(written)
-        row = exchange.row()
+        row = row_of(exchange)
         assert said == orjson.loads(orjson.dumps(row))
         assert said.keys() == row.keys()
 
