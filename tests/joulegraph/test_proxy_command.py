@@ -73,7 +73,7 @@ def test_the_command(tmp_path: Path, engine: str) -> None:
     assert ask(data, "GET", "/workflows", **key)[0] == 404  # not through the data port
     assert ask(data, "GET", "/healthz", **key)[0] == 404
     assert ask(control, "GET", "/healthz") == (200, {"status": "ok", "workers": 2})
-    for _ in range(100):
+    for _ in range(5000):  # a request is recorded within 50 ms of its end
         status, found = ask(control, "GET", "/workflows/w/1")
         if status == 200 and found["requests"] == 8:
             break
