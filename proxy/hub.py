@@ -38,15 +38,8 @@ MAX_LATER: Final = 16
 costs three times as much as in a row, and a reply that is on its way does not wait for it"""
 MAX_LOOK: Final = 64 << 10
 """bytes of request bodies that are read in one turn of the loop (or one longer body): replies do not wait for more.
-What has no body, or a short one, counts as the share of one of `MAX_LATER`; a stream as a quarter of it, or as all of
-it where reads are still to be looked at"""
-
-
-def _weight(exchange: Exchange) -> int:
-    """What it takes to read or record it, as bytes of bodies."""
-    if exchange.stream:
-        return MAX_LOOK if exchange.reads.kept else MAX_LOOK // 4
-    return max(len(exchange.body), MAX_LOOK // MAX_LATER)
+What has no body, or a short one, counts as the share of one of `MAX_LATER`; a stream, whose reads are written down with
+it, as all of it"""
 
 
 class Hub:
@@ -164,7 +157,7 @@ class Hub:
         """Do what waits, in order; the rest in the next turn once `most` bytes of bodies were read."""
         waiting, self._waiting = self._waiting, []
         for at, (work, exchange) in enumerate(waiting, 1):
-            most -= _weight(exchange)
+            most -= MAX_LOOK if exchange.stream else max(len(exchange.body), MAX_LOOK // MAX_LATER)
             try:
                 work(exchange)
             except Exception as error:  # noqa: BLE001 - as above
