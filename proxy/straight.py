@@ -2,8 +2,8 @@
 
 That is while the transport holds nothing back. What the socket does not take, and every error, goes to the transport,
 which does then what it always does (keep, pause, end). The socket is a copy: its number stays ours until we close it,
-whenever the transport closes. send(2) is used because write(2) costs a socket 0.4 us more on its way through the file
-system. May not know: what is written, who reads it.
+whenever the transport closes. And send(2) is the shorter way: write(2) leads through the file system. May not know:
+what is written, who reads it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,12 @@ class Straight:
         if plain is None or transport.is_closing() or transport.get_write_buffer_size():
             return False
         if self._socket is None:
-            self._socket = SocketType(plain.family, plain.type, plain.proto, os.dup(plain.fileno()))
+            try:
+                copy = os.dup(plain.fileno())
+            except OSError:  # as many files are open as may be
+                self._plain = None
+                return False
+            self._socket = SocketType(plain.family, plain.type, plain.proto, copy)
             self._send = self._socket.send
         self._clear = True
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,3 +168,15 @@ def test_what_lies_between_is_never_passed() -> None:
             straight.write(b"secret")
             straight.again(b"more")
             assert transport.through == [b"secret", b"more"]
+
+
+def test_where_no_more_files_may_be_open_the_transport_writes() -> None:
+    with opened() as (transport, straight, far):
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            straight.write(b"one")
+            straight.again(b"two")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (transport.through, taken(far)) == ([b"one", b"two"], b"onetwo")
