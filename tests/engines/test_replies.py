@@ -76,12 +76,13 @@ def test_no_bytes_raise_and_what_is_wrong_is_said(junk: bytes, after_head: bool,
 
 @given(REPLIES, st.binary(min_size=1, max_size=30))
 def test_bytes_after_the_end_belong_to_nobody(reply: tuple[bytes, int, bytes], more: bytes) -> None:
+    """Empty lines between two replies are skipped, as llhttp does."""
     for known in ({}, {CHUNKED: Head(200, [], True, True)}):
         parser = ReplyParser(known)
         parser.start()
         assert parser.feed(reply[0] + more)
         assert b"".join(parser.pieces) == reply[2]
-        assert parser.extra
+        assert parser.extra or not more.strip(b"\r\n")
         assert parser.why is None
 
 
