@@ -200,17 +200,9 @@ class Relay:
         else:
             connection.lengthen()
 
-    def first(self, now: int, size: int, payload: bytes) -> None:
-        """The first read that passed the short way."""
-        self._hub.page.tokens(self.exchange.read(now, size, payload))
-        self._recognise()
-
     def look(self) -> None:
         """Look at the reads that passed the short way."""
         self._hub.look_at_reads(self.exchange)
-        self._recognise()
-
-    def _recognise(self) -> None:
         if self.connection is not None and self._reply is not None:
             self.connection.recognise(self.exchange.plain(self._reply.special))
 

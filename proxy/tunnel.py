@@ -123,9 +123,6 @@ class Tunnel:
         self._early.clear()
         self._front.pause_upload(False)
 
-    def first(self, now: int, size: int, payload: bytes) -> None:
-        """Nothing passes the short way."""
-
     def look(self) -> None:
         """A tunnel lets nothing go the short way."""
 

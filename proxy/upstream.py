@@ -27,9 +27,6 @@ class Receiver(Protocol):
     def received(self, data: bytes, now: int) -> None:
         """One read, as it came, and when."""
 
-    def first(self, now: int, size: int, payload: bytes) -> None:
-        """The first read that passed the short way; what plain events look like is to be known soon."""
-
     def look(self) -> None:
         """Look at the reads that passed the short way."""
 
@@ -42,6 +39,9 @@ class Receiver(Protocol):
 
 MAX_LOG: Final = 32
 """reads of at most 1 KB that are kept before they are looked at"""
+EARLY: Final = 2
+"""reads that are looked at one by one at the beginning of a stream: what its plain events look like is to be known
+soon, and the first event may only name a role"""
 MAX_NOTED: Final = 64
 """reads that wait, where the last is one of which only the size is kept"""
 _NO_LOG: Final = ReadLog(0)
@@ -57,7 +57,7 @@ class Upstream:
     """
 
     __slots__ = (
-        "_client", "_ending", "_first", "_log", "_mute", "_now_ns", "_shape", "_special", "idle_since_ns", "pool",
+        "_client", "_early", "_ending", "_log", "_mute", "_now_ns", "_shape", "_special", "idle_since_ns", "pool",
         "receiver", "transport",
     )  # fmt: skip
 
@@ -75,8 +75,8 @@ class Upstream:
         self._ending = b""
         """its own, and that of the chunk around it"""
         self._log = _NO_LOG
-        self._first = True
-        """no event of the stream was looked at"""
+        self._early = 0
+        """so many reads more are looked at one by one"""
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.idle_since_ns = 0
 
@@ -98,10 +98,8 @@ class Upstream:
             special = self._special
             if at and data.endswith(EVENT_CHUNK_END) and (special is None or data.rfind(special) < 0):
                 client.again(data)
-                if self._first and self.receiver is not None:
-                    self._first = False
-                    self.receiver.first(now, len(data), data[at:-2])
-                elif self._log.keep(now, data) >= MAX_LOG:
+                if self._log.keep(now, data) >= MAX_LOG or self._early:
+                    self._early = max(self._early - 1, 0)
                     self._look()
                 return
         if self.receiver is not None:
@@ -146,7 +144,7 @@ class Upstream:
         read of that shape the log gets the size."""
         self._client, self._special, self._log = client, special, log
         self.recognise(shape)
-        self._first = shape is None
+        self._early = EARLY if shape is None else 0
 
     def recognise(self, shape: Shape | None) -> None:
         """What plain token events look like by now."""

@@ -153,10 +153,6 @@ class Reading:
         self.exchange.read(now, len(data), self.walker.feed(data))
         self._shorten()
 
-    def first(self, now: int, size: int, payload: bytes) -> None:
-        self.exchange.read(now, size, payload)
-        self.upstream.recognise(self.exchange.plain(None))
-
     def look(self) -> None:
         self.exchange.look()
         self.upstream.recognise(self.exchange.plain(None))
@@ -317,3 +313,13 @@ def test_rows_stay_plain_json() -> None:
     exchange.look()
     exchange.end("ok", 9)
     assert orjson.loads(orjson.dumps(row_of(exchange)))["read_dt_ns"] == [2]
+
+
+def test_a_stream_that_first_names_a_role_is_known_with_its_first_token() -> None:
+    two = Reading(False)
+    role = token("").replace(b'"content"', b'"role":"assistant","content"')
+    for piece in (role, token("a"), token("b"), token("c")):
+        two.upstream.data_received(chunk(piece))
+    assert (len(two.exchange.reads.plain) // 2, two.exchange.reads.kept) == (2, [])
+    two.look()
+    assert two.exchange.tokens == 3
